@@ -1,0 +1,58 @@
+"""The `routebatch` command: a click group whose commands are imported only when they are used.
+
+`routebatch --help` must answer in a blink, so nothing heavier than click is imported here: the table below names each
+command with its one-line help and the module that holds it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# name -> (module, attribute, help shown by `routebatch --help`)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    # client commands: HTTP with a key
+    "submit": ("cli.submit", "submit", "Submit a file of prompts under a budget."),
+    "status": ("cli.batches", "status", "Show one batch."),
+    "watch": ("cli.batches", "watch", "Follow a batch until it ends."),
+    "results": ("cli.batches", "results", "Write a batch's results to a file."),
+    "list": ("cli.batches", "list_batches", "List your batches."),
+    "cancel": ("cli.batches", "cancel", "Cancel a batch."),
+    # operator commands: the database
+    "up": ("cli.stack", "up", "Run the whole stack on this machine."),
+    "down": ("cli.stack", "down", "Stop the stack of a state directory."),
+    "doctor": ("cli.stack", "doctor", "Say what is installed, configured and running."),
+    "keys": ("cli.keys", "keys", "Create, list and revoke API keys."),
+    "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
+    "report": ("cli.report", "report", "Cost reports."),
+    # processes and tools
+    "api": ("cli.serve", "api", "Run the HTTP API."),
+    "migrate": ("cli.serve", "migrate", "Bring the database's schema up to date."),
+    "sandbox": ("cli.sandbox", "sandbox", "Run a simulated OpenAI-compatible upstream."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is looked up, not when help is printed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="routebatch")
+def main() -> None:
+    """Route bulk prompts between a strong and a weak model, under a hard dollar budget."""
