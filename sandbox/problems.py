@@ -1,0 +1,148 @@
+"""Arithmetic word problems of one to six steps: a seeded generator, and a solver that reads them.
+
+`python -m sandbox.problems --count 600 --seed 7 --output-dir examples` writes the project's examples anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import operator
+import random
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from sandbox.templates import DEFAULT_RANGE, ITEMS, NAMES, TEMPLATES, Template
+
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.floordiv,
+}
+WORD_SLOTS = {"name": "[A-Z][a-z]+", "other": "[A-Z][a-z]+", "item": "[a-z]+"}
+# Longer numbers are none of ours, and a stranger's million digits are not worth multiplying.
+NUMBER = r"\d{1,9}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    prompt: str
+    answer: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of working: left op right = result."""
+
+    left: int
+    op: str
+    right: int
+    result: int
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.op} {self.right} = {self.result}"
+
+
+def generate(count: int, seed: int) -> list[Problem]:
+    """`count` different problems; a smaller count with the same seed gives the same problems, only fewer."""
+    rng = random.Random(f"problems {seed}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        problem = _draw(rng, rng.choice(TEMPLATES))
+        if problem is not None:
+            problems.setdefault(problem.prompt, problem)
+    return list(problems.values())
+
+
+def solve(prompt: str) -> tuple[int, int] | None:
+    """The answer and the number of steps, or None for a prompt that is none of ours."""
+    steps = working(prompt)
+    return None if steps is None else (steps[-1].result, len(steps))
+
+
+def working(prompt: str) -> list[Step] | None:
+    """The steps to the answer, computed from what the prompt says; None for a prompt that is none of ours."""
+    text = prompt.strip()
+    for pattern, template in _PATTERNS:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            slots = {slot: int(value) for slot, value in match.groupdict().items() if slot not in WORD_SLOTS}
+            return _evaluate(template, slots)
+    return None
+
+
+def _draw(rng: random.Random, template: Template) -> Problem | None:
+    """One problem, or None where the numbers drawn do not work out (a remainder, nothing left)."""
+    numbers: dict[str, int] = {}
+    for slot in _slots(template):
+        if slot not in WORD_SLOTS:
+            numbers[slot] = rng.randint(*template.ranges.get(slot, DEFAULT_RANGE))
+    steps = _evaluate(template, numbers)
+    if steps is None:
+        return None
+    name, other = rng.sample(NAMES, 2)
+    prompt = template.text.format(name=name, other=other, item=rng.choice(ITEMS), **numbers)
+    return Problem(prompt, steps[-1].result, len(steps))
+
+
+def _evaluate(template: Template, slots: Mapping[str, int]) -> list[Step] | None:
+    values = dict(slots)
+    steps: list[Step] = []
+    for step in template.steps:
+        target, _, left_name, op, right_name = step.split()
+        left = _value(values, left_name)
+        right = _value(values, right_name)
+        if op == "/" and (right == 0 or left % right):
+            return None
+        result = OPERATIONS[op](left, right)
+        if result < 1:
+            return None
+        values[target] = result
+        steps.append(Step(left, op, right, result))
+    return steps
+
+
+def _value(values: Mapping[str, int], name: str) -> int:
+    return int(name) if name.isdigit() else values[name]
+
+
+def _slots(template: Template) -> list[str]:
+    """The template's slots in the order in which they first appear."""
+    return list(dict.fromkeys(slot for _, slot, _, _ in Formatter().parse(template.text) if slot))
+
+
+def _pattern(template: Template) -> re.Pattern[str]:
+    """The template as a pattern; a slot that appears again must read the same again."""
+    pieces: list[str] = []
+    seen: set[str] = set()
+    for literal, slot, _, _ in Formatter().parse(template.text):
+        pieces.append(re.escape(literal))
+        if slot is None:
+            continue
+        pieces.append(f"(?P={slot})" if slot in seen else f"(?P<{slot}>{WORD_SLOTS.get(slot, NUMBER)})")
+        seen.add(slot)
+    return re.compile("".join(pieces), re.ASCII)
+
+
+_PATTERNS = [(_pattern(template), template) for template in TEMPLATES]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from sandbox.samples import write_examples
+
+    parser = argparse.ArgumentParser(description="Write arithmetic word problems with gold answers, and samples.")
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    for path in write_examples(options.output_dir, generate(options.count, options.seed)):
+        sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()
