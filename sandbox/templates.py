@@ -9,24 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-NAMES = _NAMES.split()
-ITEMS = _ITEMS.split()
-DEFAULT_RANGE; `name`, `other` and `item` from the lists below.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-NAMES = (
+_NAMES = (
     "Ada Alan Amina Bruno Carla Chen Dario Edith Emil Farah Felix Grace Hana Hugo Ines Ivan Jonas Kira Lena Luca Maya "
     "Milo Nadia Noor Omar Paula Priya Rosa Samir Tara Viktor Yara"
-).split()  # noqa: SIM905 - a list of words reads best as words
-ITEMS = (
+)
+_ITEMS = (
     "apples beads books buttons cards chestnuts coins cookies marbles mushrooms oranges pears pebbles pencils plums "
     "postcards shells stamps stickers tomatoes walnuts"
-).split()  # noqa: SIM905
+)
+NAMES = _NAMES.split()
+ITEMS = _ITEMS.split()
 DEFAULT_RANGE = (2, 20)
 
 
