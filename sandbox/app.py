@@ -50,7 +50,7 @@ class Sandbox:
             call = parse_call(await request.read())
             self.stats.models[call.model].calls += 1
             fault = self._faults.draw()
-            if fault in UNBILLED:
+            if fault is not None and fault in UNBILLED:
                 return self._unbilled(request, fault)
             done = self._work(call)
         except Refusal as refusal:
@@ -103,9 +103,7 @@ class Sandbox:
         self.stats.bill(call.model, call.messages, input_tokens, done.output_tokens)
         return done
 
-    def _unbilled(self, request: web.Request, fault: Fault | None) -> web.Response:
-        if fault is None:
-            raise ValueError("no fault to answer with")
+    def _unbilled(self, request: web.Request, fault: Fault) -> web.Response:
         self.stats.faults[fault] += 1
         if fault is Fault.RESET:
             return self._reset(request)
