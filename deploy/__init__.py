@@ -1,0 +1,1 @@
+"""What `routebatch up` runs on one machine: the embedded servers, our processes, and the supervisor that keeps them."""
