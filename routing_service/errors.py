@@ -1,0 +1,71 @@
+"""The errors of routebatch.
+
+    RoutebatchError
+    ├── ConfigurationError        the operator's configuration is wrong: named by file and key, raised at start-up
+    ├── ClientError               what a client sent is refused; becomes OpenAI's error object and an HTTP status
+    │   ├── InvalidRequestError   400
+    │   ├── AuthenticationError   401
+    │   ├── NotFoundError         404  (also for what belongs to another key)
+    │   ├── ConflictError         409
+    │   └── TooLargeError         413
+    ├── LeaseLostError            this pump no longer owns what it claimed: stop, write nothing
+    └── UpstreamError             one upstream call failed; carries what it means for the ledger and for a retry
+
+Errors of foreign libraries are translated into these where the library is called.
+"""
+
+from __future__ import annotations
+
+
+class RoutebatchError(Exception):
+    """Base of every error that routebatch raises on purpose."""
+
+
+class ConfigurationError(RoutebatchError):
+    """The configuration cannot be used; the message names the file and the key and says what to do."""
+
+
+class LeaseLostError(RoutebatchError):
+    """The lease under which work was claimed has run out; somebody else may own that work now."""
+
+
+class ClientError(RoutebatchError):
+    """A client's request is refused. `status` is the HTTP status, the rest OpenAI's error object."""
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+
+
+class InvalidRequestError(ClientError):
+    """The request cannot be understood or is not allowed."""
+
+
+class AuthenticationError(ClientError):
+    """No key, an unknown key or a revoked key."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class NotFoundError(ClientError):
+    """No such object for this key."""
+
+    status = 404
+
+
+class ConflictError(ClientError):
+    """The object's state does not allow this. Trying again cannot help."""
+
+    status = 409
+
+
+class TooLargeError(ClientError):
+    """More bytes than the service accepts."""
+
+    status = 413

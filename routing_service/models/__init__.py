@@ -1,0 +1,47 @@
+"""The tables of routebatch. What may not be is forbidden here: by enums, checks, unique and partial indexes."""
+
+from routing_service.models.base import (
+    OPEN,
+    TERMINAL,
+    AttemptState,
+    Base,
+    BatchState,
+    BudgetKind,
+    EntryBasis,
+    EntryKind,
+    FilePurpose,
+    Reason,
+    RequestState,
+)
+from routing_service.models.learning import Comparison, Evaluation, Rating, RouterVersion
+from routing_service.models.money import Attempt, Budget, LedgerEntry
+from routing_service.models.work import ApiKey, Batch, Decision, File, FileChunk, Pump, Request, ScoreRange
+
+__all__ = [
+    "OPEN",
+    "TERMINAL",
+    "ApiKey",
+    "Attempt",
+    "AttemptState",
+    "Base",
+    "Batch",
+    "BatchState",
+    "Budget",
+    "BudgetKind",
+    "Comparison",
+    "Decision",
+    "EntryBasis",
+    "EntryKind",
+    "Evaluation",
+    "File",
+    "FileChunk",
+    "FilePurpose",
+    "LedgerEntry",
+    "Pump",
+    "Rating",
+    "Reason",
+    "Request",
+    "RequestState",
+    "RouterVersion",
+    "ScoreRange",
+]

@@ -1,0 +1,89 @@
+"""What routers learn from and what they become: comparisons, ratings, router versions, evaluations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, SmallInteger, text
+from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.orm import Mapped, mapped_column
+
+from routing_service.models.base import Base, ComparisonSource, Id, Now, VersionState, pg_enum
+
+SOURCE = pg_enum(ComparisonSource, "comparison_source")
+
+
+class Comparison(Base):
+    """Two models on one prompt. `outcome` is 1 where model_a's answer is preferred, 0 where model_b's, soft between."""
+
+    __tablename__ = "comparisons"
+    id: Mapped[Id]
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # of its content: imports are idempotent
+    source: Mapped[ComparisonSource] = mapped_column(SOURCE)
+    prompt: Mapped[str]
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
+    line: Mapped[int | None]
+    model_a: Mapped[str]
+    model_b: Mapped[str]
+    outcome: Mapped[float] = mapped_column(REAL)
+    weight: Mapped[float] = mapped_column(REAL, server_default="1")
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[Now]
+    __table_args__ = (
+        CheckConstraint("outcome between 0 and 1", name="outcome"),
+        CheckConstraint("weight > 0", name="weight"),
+        CheckConstraint("model_a <> model_b", name="two_models"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+        Index("ix_comparisons_created_at", "created_at", postgresql_using="brin"),
+    )
+
+
+class Rating(Base):
+    """A 1-5 judge score of one model's answer."""
+
+    __tablename__ = "ratings"
+    id: Mapped[Id]
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    source: Mapped[ComparisonSource] = mapped_column(SOURCE)
+    prompt: Mapped[str]
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
+    line: Mapped[int | None]
+    model: Mapped[str]
+    score: Mapped[int] = mapped_column(SmallInteger)
+    api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[Now]
+    __table_args__ = (
+        CheckConstraint("score between 1 and 5", name="score"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+    )
+
+
+class RouterVersion(Base):
+    """One fitted router: where its artifact is, what it was fitted on. At most one is active."""
+
+    __tablename__ = "router_versions"
+    id: Mapped[Id]
+    method: Mapped[str]
+    artifact: Mapped[str]  # sha256 of the artifact: its name in the artifact store
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    state: Mapped[VersionState] = mapped_column(pg_enum(VersionState, "version_state"), server_default="candidate")
+    created_at: Mapped[Now]
+    activated_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("uq_router_versions_active", "state", unique=True, postgresql_where=text("state = 'active'")),
+        CheckConstraint("artifact ~ '^[0-9a-f]{64}$'", name="artifact"),
+    )
+
+
+class Evaluation(Base):
+    """A router version's figures on one data set."""
+
+    __tablename__ = "evaluations"
+    id: Mapped[Id]
+    router_version_id: Mapped[int] = mapped_column(ForeignKey("router_versions.id"))
+    dataset: Mapped[str]
+    fingerprint: Mapped[str]
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[Now]

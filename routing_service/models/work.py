@@ -1,0 +1,225 @@
+"""The work: API keys, files, batches, their requests, score ranges, decisions, and the pumps that hold leases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
+from sqlalchemy.orm import Mapped, mapped_column
+
+from routing_service.models.base import Base, BatchState, FilePurpose, Nano, Now, Reason, RequestState, pg_enum
+
+BATCH_STATE = pg_enum(BatchState, "batch_state")
+REQUEST_STATE = pg_enum(RequestState, "request_state")
+REASON = pg_enum(Reason, "reason")
+
+
+class ApiKey(Base):
+    """A client's key. Only its SHA-256 is kept: keys are random, so a slow hash would buy nothing."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    hint: Mapped[str]  # the last four characters
+    created_at: Mapped[Now]
+    revoked_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("octet_length(digest) = 32", name="digest"),)
+
+
+class File(Base):
+    """An uploaded file, or a batch's output or error file, which has no chunks: it is served from the requests."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    purpose: Mapped[FilePurpose] = mapped_column(pg_enum(FilePurpose, "file_purpose"))
+    filename: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[Now]
+    expires_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", use_alter=True))
+    errors: Mapped[bool] = mapped_column(server_default=text("false"))  # of an output file: it is the error file
+    __table_args__ = (
+        CheckConstraint("bytes >= 0", name="bytes"),
+        CheckConstraint("(purpose = 'batch_output') = (batch_id is not null)", name="output_has_batch"),
+        Index(
+            "ix_files_list",
+            "api_key_id",
+            text("created_at desc"),
+            text("id desc"),
+            postgresql_where="deleted_at is null",
+        ),
+    )
+
+
+class FileChunk(Base):
+    __tablename__ = "file_chunks"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Batch(Base):
+    """What a client submitted, how far it is, and its plan (shadow price and the line at which ties are cut)."""
+
+    __tablename__ = "batches"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    input_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    endpoint: Mapped[str]
+    completion_window: Mapped[str]
+    client_metadata: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    options: Mapped[dict[str, Any]] = mapped_column(JSONB)  # BatchOptions, as asked for
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)  # of what create was asked for
+    model: Mapped[str | None]  # the alias that every line names, known once ingested
+    router: Mapped[str]
+    router_version_id: Mapped[int | None] = mapped_column(ForeignKey("router_versions.id"))
+    candidates: Mapped[list[str]] = mapped_column(ARRAY(Text))  # cheapest first
+    strong_input_price: Mapped[int] = mapped_column(BigInteger)  # nano-dollars a million tokens, for savings
+    strong_output_price: Mapped[int] = mapped_column(BigInteger)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="5")
+    state: Mapped[BatchState] = mapped_column(BATCH_STATE)
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    error_count: Mapped[int] = mapped_column(server_default="0")
+    total: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")  # failed, unaffordable, expired and cancelled requests
+    floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
+    shadow_price: Mapped[float | None] = mapped_column(Double)  # gain per dollar
+    cut_line: Mapped[int | None]
+    expected_gain: Mapped[float | None] = mapped_column(Double)
+    expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
+    unscored: Mapped[bool] = mapped_column(server_default=text("false"))
+    paused: Mapped[str | None]
+    created_at: Mapped[Now]
+    expires_at: Mapped[datetime]
+    announced_at: Mapped[Now]  # when its next step was last announced; the sweep looks here
+    planned_at: Mapped[datetime | None]
+    in_progress_at: Mapped[datetime | None]
+    finalizing_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    cancelling_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("priority between 0 and 9", name="priority"),
+        CheckConstraint("succeeded >= 0 and failed >= 0 and succeeded + failed <= total", name="counts"),
+        CheckConstraint("cardinality(candidates) >= 1", name="candidates"),
+        CheckConstraint("floor_nano >= 0", name="floor"),
+        CheckConstraint("(state = 'completed') = (completed_at is not null)", name="completed"),
+        CheckConstraint("(state = 'cancelled') = (cancelled_at is not null)", name="cancelled"),
+        CheckConstraint("(state = 'failed') = (failed_at is not null)", name="failed_at"),
+        CheckConstraint("(state = 'expired') = (expired_at is not null)", name="expired"),
+        Index("uq_batches_idempotency", "api_key_id", "idempotency_key", unique=True),
+        Index("ix_batches_list", "api_key_id", text("created_at desc"), text("id desc")),
+        Index(
+            "ix_batches_open",
+            "state",
+            postgresql_where="state in ('validating', 'in_progress', 'finalizing', 'cancelling')",
+        ),
+    )
+
+
+class Request(Base):
+    """One line of a batch, its scores, and its answer."""
+
+    __tablename__ = "requests"
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    custom_id: Mapped[str]
+    body: Mapped[str]  # the chat body, as JSON text
+    pinned: Mapped[str | None]
+    max_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
+    input_bytes: Mapped[int]  # UTF-8 bytes of serialised messages, tools and response format
+    output_cap: Mapped[int | None]  # the client's own cap on a choice's tokens
+    choices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    state: Mapped[RequestState] = mapped_column(REQUEST_STATE, server_default="queued")
+    win_rate: Mapped[float | None] = mapped_column(REAL)
+    quality: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))  # by candidate
+    expected_cost_nano: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # by candidate
+    ratio: Mapped[float | None] = mapped_column(Double)  # gain per dollar of the better model
+    floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # its share of the batch's floor
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    not_before: Mapped[datetime | None]
+    pump_id: Mapped[int | None] = mapped_column(ForeignKey("pumps.id"))
+    model: Mapped[str | None]  # who answered
+    reason: Mapped[Reason | None] = mapped_column(REASON)
+    cost_nano: Mapped[Nano] = mapped_column(server_default="0")  # settled over all its attempts
+    status_code: Mapped[int | None] = mapped_column(SmallInteger)
+    request_id: Mapped[str | None]
+    response: Mapped[str | None]  # the upstream's body, as JSON text
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("uq_requests_custom_id", "batch_id", "custom_id", unique=True),
+        Index("ix_requests_claim", "batch_id", "ratio", "line", postgresql_where="state = 'scored'"),
+        Index("ix_requests_dispatching", "pump_id", "batch_id", postgresql_where="state = 'dispatching'"),
+        CheckConstraint("line >= 1 and input_bytes >= 0 and choices >= 1 and attempts >= 0", name="bounds"),
+        CheckConstraint("(state = 'dispatching') = (pump_id is not null)", name="claimed"),
+        CheckConstraint("state in ('queued', 'scored', 'dispatching') or finished_at is not null", name="finished"),
+        CheckConstraint("state <> 'succeeded' or response is not null", name="answered"),
+    )
+
+
+class ScoreRange(Base):
+    """A range of a batch's lines: what one score task takes."""
+
+    __tablename__ = "score_ranges"
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    first_line: Mapped[int] = mapped_column(primary_key=True)
+    last_line: Mapped[int]
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    announced_at: Mapped[Now]
+    done_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("last_line >= first_line", name="lines"),
+        Index("ix_score_ranges_open", "batch_id", postgresql_where="done_at is null"),
+    )
+
+
+class Decision(Base):
+    """Why a request went where it went, at each attempt. Appended when it is dispatched, never changed."""
+
+    __tablename__ = "decisions"
+    batch_id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(SmallInteger, primary_key=True)  # the attempt it led to
+    model: Mapped[str]
+    reason: Mapped[Reason] = mapped_column(REASON)
+    win_rate: Mapped[float | None] = mapped_column(REAL)
+    gain: Mapped[float | None] = mapped_column(REAL)
+    shadow_price: Mapped[float | None] = mapped_column(Double)
+    propensity: Mapped[float] = mapped_column(REAL, server_default="1")
+    router_version_id: Mapped[int | None] = mapped_column(ForeignKey("router_versions.id"))
+    created_at: Mapped[Now]
+
+
+class Pump(Base):
+    """A dispatching process and its lease: while `expires_at` is ahead, the requests it claimed are its own."""
+
+    __tablename__ = "pumps"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[Now]
+    expires_at: Mapped[datetime]

@@ -1,0 +1,218 @@
+"""Configuration: the sole reader of the environment and of routebatch.toml.
+
+Every key of the file can also be set as `ROUTEBATCH_<SECTION>__<KEY>` (`ROUTEBATCH_BUDGET__DEFAULT_USD=2`); the
+environment wins. The file is `$ROUTEBATCH_CONFIG`, else `./routebatch.toml` where that exists. Secrets are read from
+the variables that `api_key_env` names, are kept as `SecretStr`, and never appear in a repr, a log or an error.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from routing_service.errors import ConfigurationError
+
+
+class Section(BaseModel):
+    """A table of routebatch.toml: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _decimal(value: Any) -> Any:
+    """Floats by their shortest decimal form: 0.15 in TOML means exactly 0.15."""
+    return Decimal(str(value)) if isinstance(value, float) else value
+
+
+Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000)]
+PositiveUsd = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=1_000_000)]
+
+
+class ModelSettings(Section):
+    """One candidate model and the upstream that serves it."""
+
+    name: str = Field(min_length=1)
+    base_url: HttpUrl = Field(repr=False)  # may hold credentials
+    api_key_env: str | None = None
+    input_usd_per_million: Usd | None = None
+    cached_input_usd_per_million: Usd | None = None
+    output_usd_per_million: Usd | None = None
+    max_output_tokens: int = Field(1024, ge=1)
+    expected_output_tokens: int = Field(256, ge=1)  # the prior; the cap bounds it
+    cap_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
+    overhead_tokens: int = Field(16, ge=0)
+    max_concurrency: int = Field(128, ge=1)
+    bill_on_5xx: bool = True
+    connect_timeout_s: float = Field(10, gt=0)
+    timeout_s: float = Field(300, gt=0)
+
+    def api_key(self) -> SecretStr | None:
+        """The upstream's key, or None for an upstream that wants none."""
+        value = os.environ.get(self.api_key_env) if self.api_key_env else None
+        return SecretStr(value) if value else None
+
+    @property
+    def origin(self) -> str:
+        """The base URL without credentials, query or trailing slash: fit for logs."""
+        url = self.base_url
+        port = f":{url.port}" if url.port not in (None, 80, 443) else ""
+        return f"{url.scheme}://{url.host}{port}{(url.path or '').rstrip('/')}"
+
+
+class RoutingSettings(Section):
+    candidates: tuple[str, ...] = ()  # cheapest first
+    strong: str | None = None
+    weak: str | None = None
+    router: str = "random"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _name_a_pair_or_candidates(self) -> RoutingSettings:
+        if (self.strong is None) != (self.weak is None):
+            raise ValueError("strong and weak are named together")
+        if self.strong is not None and self.candidates and set(self.candidates) != {self.weak, self.strong}:
+            raise ValueError("name either candidates or a strong/weak pair, not both")
+        return self
+
+
+class BudgetSettings(Section):
+    default_usd: PositiveUsd | None = None  # none: every batch must name one
+
+
+class LimitSettings(Section):
+    max_file_bytes: int = Field(1_000_000_000, ge=1)
+    max_lines: int = Field(1_000_000, ge=1)
+    max_line_bytes: int = Field(1_000_000, ge=1)
+    max_json_depth: int = Field(32, ge=2)
+    max_listed_errors: int = Field(100, ge=1)
+
+
+class ScoreSettings(Section):
+    range_lines: int = Field(1024, ge=1)
+    max_attempts: int = Field(3, ge=1)
+
+
+class DispatchSettings(Section):
+    bite: int = Field(64, ge=1)  # requests claimed and reserved in one transaction
+    max_in_flight: int = Field(512, ge=1)  # calls of one pump
+    claim_s: float = Field(30, gt=0)  # then it stops claiming, rings again, finishes what is in flight
+    lease_s: float = Field(30, gt=0)
+    renew_s: float = Field(10, gt=0)
+    settle_interval_ms: int = Field(250, ge=1)
+    settle_results: int = Field(256, ge=1)
+    idle_s: float = Field(2, ge=0)  # how long an idle pump waits for retries that fall due
+    max_attempts: int = Field(6, ge=1)
+    backoff_base_s: float = Field(0.5, gt=0)
+    backoff_max_s: float = Field(60, gt=0)
+    max_response_bytes: int = Field(32_000_000, ge=1)
+
+
+class SweepSettings(Section):
+    interval_s: float = Field(15, gt=0)
+    announce_after_s: float = Field(30, gt=0)  # work that nobody announced or finished is announced again
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. `load_settings` makes one and checks it as a whole."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROUTEBATCH_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    routing: RoutingSettings = RoutingSettings()
+    budget: BudgetSettings = BudgetSettings()
+    limits: LimitSettings = LimitSettings()
+    score: ScoreSettings = ScoreSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    sweep: SweepSettings = SweepSettings()
+    api_host: str = "127.0.0.1"  # loopback unless told otherwise
+    api_port: int = Field(8080, ge=0, le=65535)
+    database_url: SecretStr = SecretStr("postgresql+psycopg:///routebatch")
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The configured models that a batch may be spread over, cheapest first."""
+        if self.routing.candidates:
+            return self.routing.candidates
+        if self.routing.weak and self.routing.strong:
+            return (self.routing.weak, self.routing.strong)
+        return tuple(self.models)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = config_file()
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
+
+
+def config_file() -> Path | None:
+    """The configuration file in force: `$ROUTEBATCH_CONFIG`, else ./routebatch.toml, else none."""
+    named = os.environ.get("ROUTEBATCH_CONFIG")
+    if named:
+        return Path(named)
+    here = Path("routebatch.toml")
+    return here if here.is_file() else None
+
+
+def load_settings() -> Settings:
+    """Read and check the configuration.
+
+    Raises ConfigurationError naming the file and the key: unreadable file, unknown key, wrong value, a candidate that
+    is no model, a missing key variable. (Prices are checked by `pricing.price_book`, which knows the price data.)
+    """
+    file = config_file()
+    where = str(file) if file else "the environment (no routebatch.toml found)"
+    if file and not file.is_file():
+        raise ConfigurationError(f"{where}: there is no such file; ROUTEBATCH_CONFIG names it")
+    try:
+        settings = Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{where}: not TOML: {error}") from None
+    except (ValidationError, ValueError) as error:
+        raise ConfigurationError(f"{where}: {_explain(error)}") from None
+    _check_candidates(settings, where)
+    return settings
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'routebatch'}: {e['msg']}" for e in error.errors())
+
+
+def _check_candidates(settings: Settings, where: str) -> None:
+    for name in settings.candidates:
+        if name not in settings.models:
+            known = ", ".join(settings.models) or "none"
+            raise ConfigurationError(f"{where}: routing.candidates names {name!r}; configured models: {known}")
+    for name, model in settings.models.items():
+        if model.api_key_env and model.api_key() is None:
+            raise ConfigurationError(
+                f"{where}: models.{name}.api_key_env: the environment variable {model.api_key_env} is not set"
+            )

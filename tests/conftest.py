@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: settings without an environment, a real Postgres, a migrated database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from deploy.servers import run_postgres
+from migrations.runner import upgrade
+from routing_service.db import Database
+from routing_service.settings import Settings
+from tests.factories import make_settings
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ROUTEBATCH_") and name not in ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return make_settings()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A Postgres of this test run, with a migrated database `template` that tests copy."""
+    with tempfile.TemporaryDirectory(prefix="rb-test-") as directory, run_postgres(Path(directory)) as url:
+        _execute(url, "create database template")
+        upgrade(make_url(url).set(database="template").render_as_string(hide_password=False))
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a fresh, migrated, empty database."""
+    name = f"test_{next(_numbers)}"
+    _execute(postgres_url, f"create database {name} template template strategy file_copy")
+    yield make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    _execute(postgres_url, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.dispose()
+
+
+def _execute(url: str, statement: str) -> None:
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
