@@ -8,8 +8,7 @@
     │   ├── NotFoundError         404  (also for what belongs to another key)
     │   ├── ConflictError         409
     │   └── TooLargeError         413
-    ├── LeaseLostError            this pump no longer owns what it claimed: stop, write nothing
-    └── UpstreamError             one upstream call failed; carries what it means for the ledger and for a retry
+    └── LeaseLostError            this pump no longer owns what it claimed: stop, write nothing
 
 Errors of foreign libraries are translated into these where the library is called.
 """

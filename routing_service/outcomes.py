@@ -1,0 +1,209 @@
+"""What became of an upstream call: its meaning for the money and for a retry. Pure.
+
+`read_answer` turns an HTTP answer into an Outcome; `unsent` and `broken` do it for calls without one. The retry policy
+is a value that stands here too, so that there is one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+import orjson
+
+from routing_service.models import AttemptState, EntryBasis
+from routing_service.settings import DispatchSettings, ModelSettings
+
+SECRET = re.compile(r"\b(sk|rb|pk|key)-[A-Za-z0-9_\-*]{6,}")
+RETRIED = {408, 409, 425, 429}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the upstream bills them. `cached` is a part of `input`, `reasoning` a part of `output`."""
+
+    input: int
+    output: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one call. `body` is the answer's (or error's) JSON text on one line."""
+
+    state: AttemptState
+    basis: EntryBasis
+    status_code: int | None = None
+    body: str | None = None
+    usage: Usage | None = None
+    request_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    retry: bool = False
+    retry_after_s: float | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.state is AttemptState.SUCCEEDED and self.error_code is None
+
+
+LOST = Outcome(
+    AttemptState.UNKNOWN,
+    EntryBasis.UNKNOWN,
+    error_code="worker_lost",
+    error_message="The worker died during this call; whether it was billed is not known.",
+    retry=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The one retry policy: exponential backoff with full jitter, never sooner than the upstream asks."""
+
+    max_attempts: int
+    base_s: float
+    max_s: float
+
+    @classmethod
+    def of(cls, settings: DispatchSettings) -> RetryPolicy:
+        return cls(settings.max_attempts, settings.backoff_base_s, settings.backoff_max_s)
+
+    def again(self, outcome: Outcome, attempt: int) -> bool:
+        """Whether attempt number `attempt` (from 1) may be followed by another."""
+        return outcome.retry and attempt < self.max_attempts
+
+    def delay_s(self, outcome: Outcome, attempt: int, rng: random.Random) -> float:
+        ceiling = min(self.max_s, self.base_s * 2 ** (attempt - 1))
+        wait = rng.uniform(0, ceiling)
+        asked = outcome.retry_after_s
+        return wait if asked is None else asked + wait
+
+
+def mask(message: str, limit: int = 1000) -> str:
+    """An upstream's text without anything that looks like a key, and not too long; fit for Postgres."""
+    return SECRET.sub(r"\1-***", message.replace("\0", ""))[:limit]
+
+
+def read_answer(status: int, headers: Mapping[str, str], raw: bytes, model: ModelSettings) -> Outcome:
+    """The Outcome of a complete HTTP answer, by the table of DESIGN.md's section on money."""
+    request_id = headers.get("x-request-id")
+    if status == 200:
+        return _answer(raw, request_id)
+    parsed, key = _parse(raw), model.api_key()
+    code, message = _error_of(parsed, status)
+    if key:
+        message = message.replace(key.get_secret_value(), "***")
+    unbilled = 400 <= status < 500 or (status >= 500 and not model.bill_on_5xx)
+    return Outcome(
+        AttemptState.REFUSED if unbilled else AttemptState.UNKNOWN,
+        EntryBasis.UNBILLED if unbilled else EntryBasis.UNKNOWN,
+        status_code=status,
+        body=_one_line({"error": {"message": message, "type": "upstream_error", "param": None, "code": code}}),
+        request_id=request_id,
+        error_code=code,
+        error_message=message,
+        retry=status in RETRIED or status >= 500,
+        retry_after_s=retry_after(headers),
+    )
+
+
+def _answer(raw: bytes, request_id: str | None) -> Outcome:
+    parsed = _parse(raw)
+    if not isinstance(parsed, dict):
+        return broken("invalid_answer", "the upstream's answer is not a JSON object")
+    usage = _usage(parsed.get("usage"))
+    choices = parsed.get("choices")
+    message = (
+        choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    )
+    usable = isinstance(message, dict)
+    return Outcome(
+        AttemptState.SUCCEEDED,
+        EntryBasis.USAGE if usage else EntryBasis.ESTIMATED,
+        status_code=200,
+        body=_one_line(parsed),
+        usage=usage,
+        request_id=request_id,
+        error_code=None if usable else "empty_answer",
+        error_message=None if usable else "the upstream's answer has no choices",
+        retry=not usable,
+    )
+
+
+def _usage(usage: Any) -> Usage | None:
+    """The billed tokens, or None where the upstream gave no usable account (then the reservation is settled)."""
+    if not isinstance(usage, dict):
+        return None
+    billed_input, billed_output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if billed_input is None or billed_output is None:
+        return None
+    return Usage(
+        billed_input,
+        billed_output,
+        cached=_detail(usage, "prompt_tokens_details", "cached_tokens", billed_input),
+        reasoning=_detail(usage, "completion_tokens_details", "reasoning_tokens", billed_output),
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+
+
+def _detail(usage: dict[str, Any], group: str, name: str, at_most: int) -> int:
+    details = usage.get(group)
+    value = details.get(name) if isinstance(details, dict) else None
+    return min(value, at_most) if isinstance(value, int) and value >= 0 else 0
+
+
+def _error_of(parsed: Any, status: int) -> tuple[str, str]:
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if not isinstance(error, dict):
+        return f"http_{status}", mask(str(error)) if error else f"the upstream answered {status}"
+    code = error.get("code") or error.get("type") or f"http_{status}"
+    return mask(str(code), 100), mask(str(error.get("message") or f"the upstream answered {status}"))
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that `Retry-After` asks to wait (a number or an HTTP date), at most an hour; None without one."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(value) if value else None
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - (time() if now is None else now)
+        except ValueError:
+            return None
+    return None if seconds is None or seconds != seconds else min(max(seconds, 0.0), 3600.0)
+
+
+def unsent(message: str) -> Outcome:
+    """The call never reached the upstream: nothing was billed."""
+    return Outcome(
+        AttemptState.REFUSED,
+        EntryBasis.UNBILLED,
+        error_code="connection_error",
+        error_message=mask(message),
+        retry=True,
+    )
+
+
+def broken(code: str, message: str) -> Outcome:
+    """Bytes left and no usable answer came: nobody knows whether it was billed."""
+    return Outcome(AttemptState.UNKNOWN, EntryBasis.UNKNOWN, error_code=code, error_message=mask(message), retry=True)
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _one_line(value: Any) -> str:
+    return orjson.dumps(value).decode()
