@@ -1,0 +1,187 @@
+"""`routebatch up` and `routebatch down`: start a state directory's stack in order, wait until it works, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from deploy import health, leftovers
+from deploy.errors import StackError
+from deploy.layout import StateDir, locked
+from deploy.plan import Options, Plan, make_plan
+from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
+from deploy.servers import NOT_READY, PostgresServer, Server
+from deploy.supervisor import Supervisor
+
+Say = Callable[[str], None]
+
+READY_SECONDS = 90  # a small and busy machine included; usually it is a few
+SERVER_SECONDS = 120  # a database may have a crash to recover from
+STARTS_ALLOWED = 2  # a process that keeps ending while we wait will not get ready
+# supervisord stops groups one after the other, each within its own limit
+STOP_SECONDS = float(sum(process.stop_seconds for process in PROCESSES) + 60)
+KEY_NAME = "stack"
+
+
+class Stack:
+    """A stack in the course of being started, or running."""
+
+    def __init__(self, state: StateDir, plan: Plan) -> None:
+        self.state = state
+        self.plan = plan
+        self.supervisor = Supervisor(state)
+
+    def start(self, *, foreground: bool, say: Say) -> dict[str, Any]:
+        """Bring everything up; returns what stack.json says. On failure everything is stopped again."""
+        for server in self.plan.servers:
+            server.prepare()
+        self.state.stack_file.unlink(missing_ok=True)
+        self.state.update_stack(**self.plan.addresses(), processes={})
+        try:
+            self.supervisor.start(self.plan.entries, self.plan.env, foreground=foreground)
+            for server in self.plan.servers:
+                say(f"starting {server.name}")
+                self.supervisor.start_group(server.name)
+            for server in self.plan.servers:
+                self._wait_server(server)
+            say("bringing the database's schema up to date")
+            self._run_once(MIGRATE.name, MIGRATE.argv)
+            say(f"starting {', '.join(process.name for process in self.plan.processes)}")
+            for group in dict.fromkeys(process.group for process in self.plan.processes):
+                self.supervisor.start_group(group)
+            self._wait_processes()
+            key = self._api_key()
+            return self.state.update_stack(api_key=key, processes=self.supervisor.pids())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything in order."""
+        stop(self.state)
+
+    def _wait_server(self, server: Server) -> None:
+        def answers() -> bool:
+            try:
+                server.check()
+                if isinstance(server, PostgresServer):
+                    server.create_database()
+            except NOT_READY:
+                return False
+            return True
+
+        self._wait(lambda: set() if answers() else {server.name}, [server.name], SERVER_SECONDS)
+
+    def _wait_processes(self) -> None:
+        waiting = {API.name, FLOWER.name, *(worker.name for worker in WORKERS)}
+
+        def not_ready() -> set[str]:
+            if API.name in waiting and health.http_status(f"{self.plan.api_url}/readyz") == 200:
+                waiting.remove(API.name)
+            if FLOWER.name in waiting and health.http_status(f"{self.plan.flower_url}/healthcheck") == 200:
+                waiting.remove(FLOWER.name)
+            workers = {worker.name for worker in WORKERS} & waiting
+            if workers:
+                waiting.difference_update(workers - health.silent_workers(self.plan.broker_url, workers, timeout=0.5))
+            return waiting
+
+        self._wait(not_ready, [process.name for process in self.plan.processes], READY_SECONDS)
+
+    def _wait(self, not_ready: Callable[[], Collection[str]], names: list[str], seconds: float) -> None:
+        """Until nothing is `not_ready`; StackError with a log's tail where one of `names` keeps ending or is late."""
+        starts: dict[str, set[int]] = {name: set() for name in names}
+        deadline = time.monotonic() + seconds
+        while True:
+            late = not_ready()
+            info = self.supervisor.info()
+            for name in names:
+                starts[name].add(info[name]["start"])
+                if len(starts[name]) > STARTS_ALLOWED or info[name]["statename"] == "FATAL":
+                    raise StackError(self._with_log(f"{name} does not stay up", name))
+            if not late and all(info[name]["pid"] for name in names):
+                return
+            if time.monotonic() > deadline:
+                name = sorted(late or names)[0]
+                raise StackError(self._with_log(f"{name} was not ready after {seconds:.0f} s", name))
+            time.sleep(0.1)
+
+    def _with_log(self, problem: str, name: str) -> str:
+        return f"{problem}; the end of {self.state.log(name)}:\n{self.state.log_tail(name)}"
+
+    def _run_once(self, name: str, argv: tuple[str, ...]) -> None:
+        """Run a command of ours to its end, its output in a log of its own."""
+        with self.state.log(name).open("wb") as log:
+            done = subprocess.run(
+                resolve(argv),
+                env=self.plan.env,
+                cwd=self.state.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise StackError(self._with_log(f"{name} failed with exit code {done.returncode}", name))
+
+    def _api_key(self) -> str:
+        """The stack's own API key: kept from an earlier start if the API still knows it, else made."""
+        kept = self.state.read_secrets()
+        key = kept.get("api_key")
+        if key and health.http_status(f"{self.plan.api_url}/v1/models", bearer=key) != 401:
+            return key
+        done = subprocess.run(
+            resolve(("routebatch", "keys", "create", "--name", KEY_NAME, "--json")),
+            env=self.plan.env,
+            cwd=self.state.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StackError(f"no API key could be made:\n{done.stderr.strip()}")
+        made = str(json.loads(done.stdout.strip().splitlines()[-1])["key"])
+        self.state.write_secrets(kept | {"api_key": made})
+        return made
+
+
+@contextlib.contextmanager
+def starting(state: StateDir) -> Any:
+    """Hold the directory while a stack is started in it; refuse one where a stack runs."""
+    with locked(state.root / "up.lock", wait=False) as free:
+        if not free:
+            raise StackError(f"another `routebatch up` is starting a stack in {state.root}")
+        if Supervisor(state).running:
+            url = state.read_stack().get("api_url", "")
+            raise StackError(f"a stack runs in {state.root} already ({url}); stop it with `routebatch down`")
+        yield
+
+
+def up(options: Options, say: Say) -> tuple[Stack, dict[str, Any]]:
+    """Start a stack; returns it with what its stack.json says."""
+    state = StateDir.make(options.state_dir)
+    with starting(state):
+        if ended := leftovers.end(state.root):
+            say(f"ended {ended} processes that an earlier stack had left behind")
+        stack = Stack(state, make_plan(options, state))
+        return stack, stack.start(foreground=not options.detach, say=say)
+
+
+def down(state_dir: Path | None) -> bool:
+    """Stop the stack of a state directory; False where none ran."""
+    state = StateDir.at(state_dir)
+    return state.root.is_dir() and stop(state)
+
+
+def stop(state: StateDir) -> bool:
+    """Stop what runs in a state directory, in order, and then whatever is left; False where nothing ran."""
+    supervisor = Supervisor(state)
+    ran = supervisor.running
+    supervisor.stop(STOP_SECONDS)
+    ran = leftovers.end(state.root) > 0 or ran
+    state.stack_file.unlink(missing_ok=True)
+    return ran
