@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.embedded import PostgresServer, Server, ValkeyServer
 from deploy.errors import StackError
 from deploy.isolation import isolation
 from deploy.layout import StateDir
 from deploy.leftovers import MARK
 from deploy.processes import FLOWER_USER, PROCESSES, Process, resolve
 from deploy.programs import Program
-from deploy.servers import PostgresServer, Server, ValkeyServer
 from deploy.supervisor import Entry
 
 LOOPBACK = "127.0.0.1"

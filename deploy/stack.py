@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy import health, leftovers
+from deploy.embedded import NOT_READY, PostgresServer, Server
 from deploy.errors import StackError
 from deploy.layout import StateDir, locked
 from deploy.plan import Options, Plan, make_plan
 from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
-from deploy.servers import NOT_READY, PostgresServer, Server
 from deploy.supervisor import Supervisor
 
 Say = Callable[[str], None]
