@@ -1,0 +1,201 @@
+"""Claiming: a bite of a batch's scored requests becomes attempts with money reserved, in one transaction.
+
+Order: clear cases first. The strong end (highest gain per dollar) and the weak end (lowest) are taken from both sides
+of the shadow price, so that what is left last is what lies nearest to it. Money decides: a request whose worst case
+does not fit waits while money of its budget is in flight; only then is it downgraded, and only when the cheapest model
+does not fit either is it unaffordable.
+
+Locks, always in this order: pump (share), batch, requests, budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Row
+from sqlalchemy.orm import Session
+
+from routing_service import ledger
+from routing_service.batches.claim_rows import (
+    Choice,
+    Plan,
+    budget_ids,
+    candidates,
+    hold_lease,
+    insert_attempts,
+    insert_decisions,
+    lock_plan,
+    mark_dispatching,
+    mark_unaffordable,
+)
+from routing_service.models import Reason
+from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
+from routing_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One reserved attempt, committed and ready to be sent."""
+
+    batch_id: str
+    line: int
+    attempt_id: int
+    number: int
+    model: str
+    body: str
+    price: Price
+    reserved_nano: int
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one bite brought. `waiting`: something did not fit and waits for money in flight."""
+
+    tickets: list[Ticket] = field(default_factory=list)
+    waiting: bool = False
+    closed: bool = False  # some requests ended as unaffordable, or the batch was paused
+
+
+def claim(
+    session: Session, settings: Settings, prices: PriceBook, pump_id: int, batch_id: str, slots: Mapping[str, int]
+) -> Claim:
+    """Claim at most a bite of `batch_id` for the free `slots` by model.
+
+    Raises LeaseLostError if the pump's lease has run out.
+    """
+    hold_lease(session, pump_id)
+    plan = lock_plan(session, batch_id)
+    result = Claim()
+    if plan is None:
+        return result
+    rows = candidates(session, plan, settings.dispatch.bite, slots)
+    if not rows:
+        return result
+    balances = ledger.lock_budgets(session, budget_ids(session, batch_id))
+    taking = _Taking(settings, prices, plan, balances, dict(slots), result)
+    for row in rows:
+        taking.consider(row)
+    _write(session, pump_id, plan, taking, [b.budget_id for b in balances])
+    return result
+
+
+class _Taking:
+    """Decides row by row what is taken, on balances that are locked."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        prices: PriceBook,
+        plan: Plan,
+        balances: list[ledger.Balance],
+        slots: dict[str, int],
+        result: Claim,
+    ) -> None:
+        self.settings, self.prices, self.plan, self.slots, self.result = settings, prices, plan, slots, result
+        self.headroom = min(balance.headroom for balance in balances)
+        self.floor = plan.floor_nano
+        self.in_flight = any(balance.reserved for balance in balances)
+        self.took_strong = False
+        self.chosen: list[Choice] = []
+        self.unaffordable: list[Row[Any]] = []
+        self.pause = False
+
+    def consider(self, row: Row[Any]) -> None:
+        wanted, reason = self._wanted(row)
+        if self.slots.get(wanted, 0) <= 0:
+            return
+        choice = self._choice(row, wanted, reason)
+        if not _within_cap(choice) and reason is not Reason.PINNED:
+            choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
+        if not _within_cap(choice):
+            self._give_up(row)
+        elif self._fits(choice):
+            self._take(choice)
+        elif self.in_flight or self.took_strong:
+            self.result.waiting = True
+        else:
+            self._downgrade(choice)
+
+    def _wanted(self, row: Row[Any]) -> tuple[str, Reason]:
+        if row.pinned is not None:
+            return row.pinned, Reason.PINNED
+        upgraded = row.ratio > self.plan.shadow_price or (
+            row.ratio == self.plan.shadow_price and row.line <= self.plan.cut_line
+        )
+        reason = Reason.UNSCORED if row.win_rate is None else _REASONS.get(self.plan.mode, Reason.PLAN)
+        return (self.plan.strongest if upgraded else self.plan.cheapest), reason
+
+    def _choice(self, row: Row[Any], model: str, reason: Reason) -> Choice:
+        settings = self.settings.models[model]
+        bound = input_bound(row.input_bytes, settings)
+        price = self.prices.price(model, bound)
+        worst = worst_case_nano(price, bound, output_bound(row.output_cap, row.choices, settings))
+        return Choice(row, model, reason, price, worst)
+
+    def _fits(self, choice: Choice) -> bool:
+        """Whether the worst case can be reserved; a model above the cheapest must leave the floor of all others."""
+        kept = 0 if choice.model == self.plan.cheapest else max(0, self.floor - choice.row.floor_nano)
+        return choice.worst_nano + kept <= self.headroom
+
+    def _take(self, choice: Choice) -> None:
+        self.chosen.append(choice)
+        self.headroom -= choice.worst_nano
+        self.floor = max(0, self.floor - choice.row.floor_nano)
+        self.slots[choice.model] -= 1
+        self.took_strong = self.took_strong or choice.model != self.plan.cheapest
+
+    def _downgrade(self, choice: Choice) -> None:
+        if choice.reason is not Reason.PINNED and choice.model != self.plan.cheapest:
+            choice = self._choice(choice.row, self.plan.cheapest, Reason.BUDGET)
+        if self.slots.get(choice.model, 0) <= 0:
+            return
+        if self._fits(choice):
+            self._take(choice)
+        elif self.chosen:
+            self.result.waiting = True
+        elif self.plan.stops:
+            self._give_up(choice.row)
+        else:
+            self.pause = self.result.closed = True
+
+    def _give_up(self, row: Row[Any]) -> None:
+        self.unaffordable.append(row)
+        self.floor = max(0, self.floor - row.floor_nano)
+        self.result.closed = True
+
+
+def _within_cap(choice: Choice) -> bool:
+    cap = choice.row.max_cost_nano
+    return cap is None or choice.row.cost_nano + choice.worst_nano <= cap
+
+
+_REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
+
+
+def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, budgets: list[int]) -> None:
+    if taking.chosen:
+        ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen)
+        insert_decisions(session, plan, taking.chosen)
+        mark_dispatching(session, pump_id, plan, taking.chosen)
+        ledger.reserve(session, budgets, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
+        taking.result.tickets = [
+            Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
+            for i, c in zip(ids, taking.chosen, strict=True)
+        ]
+    if taking.unaffordable:
+        mark_unaffordable(session, plan, [row.line for row in taking.unaffordable])
+    session.execute(
+        text(
+            "update batches set floor_nano = :floor, failed = failed + :failed,"
+            " paused = case when :pause then 'budget' else paused end where id = :id"
+        ),
+        {
+            "floor": taking.floor,
+            "failed": len(taking.unaffordable),
+            "pause": taking.pause and not taking.chosen,
+            "id": plan.batch_id,
+        },
+    )

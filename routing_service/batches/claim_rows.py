@@ -1,0 +1,179 @@
+"""The SQL of claiming: reading a batch's plan and candidates, writing attempts, decisions and reservations.
+
+Everything runs in the claiming transaction; `claim.py` decides between the reading and the writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Row
+from sqlalchemy.orm import Session
+
+from routing_service.errors import LeaseLostError
+from routing_service.models import Reason
+from routing_service.pricing import Price
+from routing_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    batch_id: str
+    cheapest: str
+    strongest: str
+    mode: str
+    stops: bool  # on_budget: stop
+    unscored: bool
+    shadow_price: float
+    cut_line: int
+    floor_nano: int
+    router_version_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    row: Row[Any]
+    model: str
+    reason: Reason
+    price: Price
+    worst_nano: int
+
+
+def hold_lease(session: Session, pump_id: int) -> None:
+    query = text("select 1 from pumps where id = :id and expires_at > now() for share")
+    if session.scalar(query, {"id": pump_id}) is None:
+        raise LeaseLostError(f"pump {pump_id} no longer holds its lease")
+
+
+def lock_plan(session: Session, batch_id: str) -> Plan | None:
+    row = session.execute(
+        text(
+            "select id, candidates, options, unscored, shadow_price, cut_line, floor_nano, router_version_id"
+            " from batches where id = :id and state = 'in_progress' and planned_at is not null and paused is null"
+            " and expires_at > now() for no key update"
+        ),
+        {"id": batch_id},
+    ).one_or_none()
+    if row is None:
+        return None
+    return Plan(
+        row.id,
+        row.candidates[0],
+        row.candidates[-1],
+        row.options.get("mode", "plan"),
+        row.options.get("on_budget", "stop") == "stop",
+        row.unscored,
+        row.shadow_price,
+        row.cut_line,
+        row.floor_nano,
+        row.router_version_id,
+    )
+
+
+_UPGRADED = "(ratio > :price or (ratio = :price and line <= :cut))"
+_ROWS = """
+select line, pinned, max_cost_nano, input_bytes, output_cap, choices, win_rate, quality, ratio, floor_nano, attempts,
+       cost_nano, body
+from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now()) and {side}
+order by ratio {direction}, line {direction} limit :limit for update skip locked
+"""
+
+
+def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]) -> list[Row[Any]]:
+    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model."""
+    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line}
+    strong = min(bite, slots.get(plan.strongest, 0)) if plan.strongest != plan.cheapest else 0
+    rows: list[Row[Any]] = []
+    if strong > 0:
+        query = text(_ROWS.format(side=_UPGRADED, direction="desc"))
+        rows += session.execute(query, values | {"limit": strong}).all()
+    weak = bite if any(free > 0 for free in slots.values()) else 0
+    if weak > 0:
+        query = text(_ROWS.format(side=f"not {_UPGRADED}", direction="asc"))
+        rows += session.execute(query, values | {"limit": weak}).all()
+    return rows
+
+
+def budget_ids(session: Session, batch_id: str) -> list[int]:
+    return list(session.scalars(text("select id from budgets where batch_id = :id"), {"id": batch_id}))
+
+
+def insert_attempts(session: Session, settings: Settings, pump_id: int, plan: Plan, chosen: list[Choice]) -> list[int]:
+    query = text("select nextval(pg_get_serial_sequence('attempts', 'id')) from generate_series(1, :n)")
+    ids = list(session.scalars(query, {"n": len(chosen)}))
+    session.execute(
+        text(
+            "insert into attempts (id, batch_id, line, number, pump_id, model, upstream_model, input_price,"
+            " cached_input_price, output_price, reserved_nano)"
+            " select i, :batch, l, n, :pump, m, u, p, c, o, r from unnest(cast(:i as bigint[]), cast(:l as int[]),"
+            " cast(:n as int[]), cast(:m as text[]), cast(:u as text[]), cast(:p as bigint[]), cast(:c as bigint[]),"
+            " cast(:o as bigint[]), cast(:r as bigint[])) as t(i, l, n, m, u, p, c, o, r)"
+        ),
+        {
+            "batch": plan.batch_id,
+            "pump": pump_id,
+            "i": ids,
+            "l": [c.row.line for c in chosen],
+            "n": [c.row.attempts + 1 for c in chosen],
+            "m": [c.model for c in chosen],
+            "u": [settings.models[c.model].name for c in chosen],
+            "p": [c.price.input for c in chosen],
+            "c": [c.price.cached_input for c in chosen],
+            "o": [c.price.output for c in chosen],
+            "r": [c.worst_nano for c in chosen],
+        },
+    )
+    return ids
+
+
+def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None:
+    session.execute(
+        text(
+            "insert into decisions (batch_id, line, number, model, reason, win_rate, gain, shadow_price,"
+            " router_version_id) select :batch, l, n, m, cast(r as reason), w, g, :price, :version from"
+            " unnest(cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:r as text[]), cast(:w as real[]),"
+            " cast(:g as real[])) as t(l, n, m, r, w, g)"
+        ),
+        {
+            "batch": plan.batch_id,
+            "price": plan.shadow_price,
+            "version": plan.router_version_id,
+            "l": [c.row.line for c in chosen],
+            "n": [c.row.attempts + 1 for c in chosen],
+            "m": [c.model for c in chosen],
+            "r": [c.reason for c in chosen],
+            "w": [c.row.win_rate for c in chosen],
+            "g": [2 * (c.row.quality[-1] - c.row.quality[0]) if c.row.quality else None for c in chosen],
+        },
+    )
+
+
+def mark_dispatching(session: Session, pump_id: int, plan: Plan, chosen: list[Choice]) -> None:
+    session.execute(
+        text(
+            "update requests q set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,"
+            " model = t.m, reason = cast(t.r as reason) from unnest(cast(:l as int[]), cast(:m as text[]),"
+            " cast(:r as text[])) as t(l, m, r) where q.batch_id = :batch and q.line = t.l and q.state = 'scored'"
+        ),
+        {
+            "pump": pump_id,
+            "batch": plan.batch_id,
+            "l": [c.row.line for c in chosen],
+            "m": [c.model for c in chosen],
+            "r": [c.reason for c in chosen],
+        },
+    )
+
+
+def mark_unaffordable(session: Session, plan: Plan, lines: list[int]) -> None:
+    session.execute(
+        text(
+            "update requests set state = 'unaffordable', finished_at = now(), model = null, reason = 'budget',"
+            " error_code = 'budget_exhausted', error_message = 'The budget cannot cover this request''s worst case.'"
+            " where batch_id = :batch and line = any(:lines) and state = 'scored'"
+        ),
+        {"batch": plan.batch_id, "lines": lines},
+    )

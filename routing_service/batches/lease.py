@@ -1,0 +1,68 @@
+"""A pump's lease: one row, on the database's clock. While it holds, what the pump claimed is its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from routing_service.db import Database
+from routing_service.errors import LeaseLostError
+
+
+@dataclass(slots=True)
+class Lease:
+    """`held_until` is this process's own, earlier view of the expiry (monotonic clock)."""
+
+    pump_id: int
+    seconds: float
+    held_until: float
+    pumps: int  # pumps with a live lease, this one included; they share each model's concurrency
+
+    def check(self) -> None:
+        """Raise LeaseLostError unless the lease surely holds."""
+        if time.monotonic() >= self.held_until:
+            raise LeaseLostError(f"pump {self.pump_id}'s lease ran out")
+
+
+_LIVE = "select count(*) from pumps where expires_at > now()"
+
+
+def open_lease(database: Database, seconds: float) -> Lease:
+    asked = time.monotonic()
+    with database.transaction() as session:
+        pump_id = session.scalar(
+            text(
+                "insert into pumps (host, pid, expires_at) values (:host, :pid, now() + make_interval(secs => :s))"
+                " returning id"
+            ),
+            {"host": socket.gethostname(), "pid": os.getpid(), "s": seconds},
+        )
+        assert pump_id is not None
+        return Lease(pump_id, seconds, asked + seconds, session.scalar(text(_LIVE)) or 1)
+
+
+def renew_lease(database: Database, lease: Lease) -> None:
+    """Extend a lease that has not run out. One that has is never taken up again."""
+    asked = time.monotonic()
+    with database.transaction() as session:
+        renewed = session.scalar(
+            text(
+                "update pumps set expires_at = now() + make_interval(secs => :s)"
+                " where id = :id and expires_at > now() returning id"
+            ),
+            {"s": lease.seconds, "id": lease.pump_id},
+        )
+        lease.held_until = asked + lease.seconds if renewed is not None else 0.0
+        lease.pumps = session.scalar(text(_LIVE)) or 1
+
+
+def close_lease(database: Database, lease: Lease) -> None:
+    """Give the lease back, so that the sweep need not wait for it."""
+    with database.transaction() as session:
+        session.execute(
+            text("update pumps set expires_at = least(expires_at, now()) where id = :id"), {"id": lease.pump_id}
+        )

@@ -1,0 +1,131 @@
+"""What routing adds to a batch: its options, from `routing` or from the same keys as strings in `metadata`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from routing_service.errors import InvalidRequestError
+from routing_service.settings import Settings
+
+MAX_BUDGET_USD = 1_000_000
+LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
+NOT_YET = ("dedupe", "plan_id", "explore_share", "target_quality")
+NOT_YET_VALUES = {("mode", "target_quality"), ("on_failure", "fallback")}
+MODE_OPTIONS = {"strong_share": "share", "threshold": "threshold"}
+
+
+def _number(value: Any) -> Any:
+    """Numbers, or strings that hold one. A float counts as its shortest decimal form: 0.1 means exactly 0.1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number")
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise ValueError("must be a number") from None
+    if not number.is_finite():
+        raise ValueError("must be a finite number")
+    return number
+
+
+def _whole(value: Any) -> Any:
+    number = _number(value)
+    if abs(number) > MAX_BUDGET_USD or number != int(number):  # a huge exponent is not spelt out
+        raise ValueError("must be a whole number")
+    return int(number)
+
+
+Dollars = Annotated[Decimal, BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+
+
+class BatchOptions(BaseModel):
+    """The options of a batch. Stored as JSON with the budget as a string, `budget_usd` always filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    budget_usd: Dollars | None = None
+    mode: Literal["plan", "target_quality", "share", "threshold"] = "plan"
+    target_quality: Share | None = None
+    strong_share: Share | None = None
+    threshold: Share | None = None
+    router: str | None = Field(None, min_length=1, max_length=100)
+    on_budget: Literal["stop", "wait"] = "stop"
+    on_failure: Literal["fail", "fallback"] = "fail"
+    priority: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=9)] = 5
+
+    @property
+    def budget(self) -> Decimal:
+        """The budget in dollars; a parsed batch always has one."""
+        assert self.budget_usd is not None
+        return self.budget_usd
+
+
+def parse_options(
+    routing: Mapping[str, Any] | None, metadata: Mapping[str, str] | None, settings: Settings
+) -> BatchOptions:
+    """The options a client asked for; `routing` wins over `metadata`, whose other keys are the client's own.
+
+    Raises InvalidRequestError: an unknown key, a bad value, an option of another mode, a budget that is missing
+    (`budget_required`) or no budget at all (`invalid_budget`), what this version does not support.
+    """
+    known = (*BatchOptions.model_fields, *NOT_YET)
+    given = {f"metadata.{k}": (k, v) for k, v in (metadata or {}).items() if k in known}
+    given |= {f"routing.{k}": (k, v) for k, v in (routing or {}).items() if v is not None}
+    values = {key: (where, value) for where, (key, value) in given.items()}
+    for key, (where, value) in values.items():
+        if key in NOT_YET or (isinstance(value, str) and (key, value) in NOT_YET_VALUES):
+            raise InvalidRequestError(
+                f"{where} is not supported by this version", code="unsupported_parameter", param=where
+            )
+    options = _validate(values)
+    _check_mode(options, values)
+    return options.model_copy(update={"budget_usd": _budget(options, settings)})
+
+
+def _validate(values: Mapping[str, tuple[str, Any]]) -> BatchOptions:
+    try:
+        return BatchOptions.model_validate({key: value for key, (_, value) in values.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        where = values[key][0]
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(BatchOptions.model_fields)
+            raise InvalidRequestError(f"{where}: there is no such option; known are {known}", param=where) from None
+        code = "invalid_budget" if key == "budget_usd" else "invalid_value"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequestError(f"{where}: {message}", code=code, param=where) from None
+
+
+def _check_mode(options: BatchOptions, values: Mapping[str, tuple[str, Any]]) -> None:
+    for option, mode in MODE_OPTIONS.items():
+        if options.mode == mode and getattr(options, option) is None:
+            raise InvalidRequestError(
+                f"mode {mode} needs routing.{option}", code="missing_required_parameter", param=f"routing.{option}"
+            )
+        if options.mode != mode and getattr(options, option) is not None:
+            where = values[option][0]
+            raise InvalidRequestError(
+                f"{where} belongs to mode {mode}, but the mode is {options.mode}", code="invalid_value", param=where
+            )
+
+
+def _budget(options: BatchOptions, settings: Settings) -> Decimal:
+    budget = options.budget_usd
+    if budget is None:
+        budget = settings.budget.default_usd
+    if budget is None:
+        raise InvalidRequestError(
+            "this batch needs a budget: give routing.budget_usd (or metadata.budget_usd), in dollars",
+            code="budget_required",
+            param="routing.budget_usd",
+        )
+    if not LEAST_BUDGET_USD <= budget <= MAX_BUDGET_USD:
+        raise InvalidRequestError(
+            f"a budget is more than 0 and at most {MAX_BUDGET_USD} dollars", code="invalid_budget", param="budget_usd"
+        )
+    return budget

@@ -1,0 +1,106 @@
+"""The sweep: finds work whose owner died and work that nobody announced, and sees to it that both go on.
+
+It runs every `sweep.interval_s`. Everything it does may be done twice.
+"""
+
+from __future__ import annotations
+
+import random
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from routing_service.batches.settle import Result, settle
+from routing_service.db import Database
+from routing_service.events import Publisher
+from routing_service.outcomes import LOST, RetryPolicy
+from routing_service.pricing import Price
+from routing_service.settings import Settings
+
+CHUNK = 500
+
+
+def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
+    """Recover abandoned attempts, then announce again what waits."""
+    policy = RetryPolicy.of(settings.dispatch)
+    while _recover_chunk(database, policy):
+        pass
+    after_s = settings.sweep.announce_after_s
+    with database.transaction() as session:
+        ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
+        plans = _stale_batches(session, _ALL_SCORED, after_s)
+        finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
+        ranges = _stale_ranges(session, after_s)
+        waiting = session.scalar(text(_DISPATCHABLE))
+    for batch_id in ingests:
+        publisher.ingest(batch_id)
+    for batch_id, first_line in ranges:
+        publisher.score(batch_id, first_line)
+    for batch_id in plans:
+        publisher.plan(batch_id)
+    for batch_id in finishes:
+        publisher.finish(batch_id)
+    if waiting:
+        publisher.dispatch()
+
+
+_ALL_SCORED = (
+    "state = 'in_progress' and planned_at is null and not exists"
+    " (select from score_ranges r where r.batch_id = batches.id and r.done_at is null)"
+)
+_RIPE = (
+    "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
+    " or (state = 'in_progress' and total > 0 and succeeded + failed = total)"
+)
+_DISPATCHABLE = """
+select exists (
+    select from batches b where b.state = 'in_progress' and b.planned_at is not null and b.paused is null
+    and exists (select from requests q where q.batch_id = b.id and q.state = 'scored'
+                and (q.not_before is null or q.not_before <= now())))
+"""
+
+
+def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
+    """Settle in full what a pump with an expired lease had in flight. Returns True if there may be more."""
+    with database.transaction() as session:
+        # The lock keeps a pump that comes back from claiming (it takes a share lock on its row) while this goes on.
+        pump = session.scalar(
+            text(
+                "select id from pumps p where expires_at <= now() and exists (select from attempts a"
+                " where a.pump_id = p.id and a.state = 'started') order by id limit 1 for update skip locked"
+            )
+        )
+        if pump is None:
+            return False
+        rows = session.execute(
+            text(
+                "select batch_id, line, id, number, input_price, cached_input_price, output_price from attempts"
+                " where pump_id = :pump and state = 'started' and batch_id is not null order by id limit :limit"
+            ),
+            {"pump": pump, "limit": CHUNK},
+        ).all()
+        results = [Result(r[0], r[1], r[2], r[3], Price(r[4], r[5], r[6]), LOST) for r in rows]
+        settle(session, results, policy, random.Random())  # noqa: S311
+        return bool(rows)
+
+
+def _stale_batches(session: Session, condition: str, after_s: float) -> list[str]:
+    """Batches in a condition that were last announced a while ago; they count as announced from now on."""
+    query = text(
+        f"update batches set announced_at = now() where id in (select id from batches where ({condition})"  # noqa: S608
+        " and announced_at <= now() - make_interval(secs => :after) order by id for no key update skip locked)"
+        " returning id"
+    )
+    return list(session.scalars(query, {"after": after_s}))
+
+
+def _stale_ranges(session: Session, after_s: float) -> list[tuple[str, int]]:
+    rows = session.execute(
+        text(
+            "update score_ranges s set announced_at = now() from batches b where b.id = s.batch_id"
+            " and b.state = 'in_progress' and s.done_at is null"
+            " and s.announced_at <= now() - make_interval(secs => :after) returning s.batch_id, s.first_line"
+        ),
+        {"after": after_s},
+    )
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,162 @@
+"""How a client sees its batches: OpenAI's batch object, and what routing adds to it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, text, tuple_
+from sqlalchemy.orm import Session
+
+from routing_service.errors import NotFoundError
+from routing_service.models import Batch, BatchState, Budget, RequestState
+from routing_service.pricing import format_usd
+
+_TIMES = (
+    "created_at",
+    "in_progress_at",
+    "expires_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What a batch's requests and attempts add up to."""
+
+    by_model: dict[str, int] = field(default_factory=dict)
+    by_reason: dict[str, int] = field(default_factory=dict)
+    unaffordable: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+def own_batch(session: Session, api_key_id: str, batch_id: str, *, lock: bool = False) -> Batch:
+    """The key's own batch, locked if it is to change; NotFoundError if it is another's."""
+    query = select(Batch).where(Batch.id == batch_id, Batch.api_key_id == api_key_id)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    batch = session.scalar(query)
+    if batch is None:
+        raise NotFoundError(f"No batch found with id '{batch_id}'.", param="id")
+    return batch
+
+
+def batch_object(session: Session, api_key_id: str, batch_id: str) -> dict[str, Any]:
+    """The batch object of one batch."""
+    return _objects(session, [own_batch(session, api_key_id, batch_id)])[0]
+
+
+def list_batches(
+    session: Session, api_key_id: str, *, limit: int, after: str | None
+) -> tuple[list[dict[str, Any]], bool]:
+    """A page of batch objects, newest first, and whether there are more."""
+    query = select(Batch).where(Batch.api_key_id == api_key_id)
+    if after is not None:
+        last = own_batch(session, api_key_id, after)
+        query = query.where(tuple_(Batch.created_at, Batch.id) < tuple_(last.created_at, last.id))
+    found = session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)).all()
+    return _objects(session, found[:limit]), len(found) > limit
+
+
+def _objects(session: Session, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    ids = [batch.id for batch in batches]
+    budgets = {b.batch_id: b for b in session.scalars(select(Budget).where(Budget.batch_id.in_(ids)))}
+    totals = _totals(session, ids)
+    return [_object(batch, budgets[batch.id], totals[batch.id]) for batch in batches]
+
+
+def _object(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "errors": _errors(batch),
+        "input_file_id": batch.input_file_id,
+        "completion_window": batch.completion_window,
+        "status": batch.state,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        **{name: _seconds(getattr(batch, name)) for name in _TIMES},
+        "request_counts": {"total": batch.total, "completed": batch.succeeded, "failed": batch.failed},
+        "usage": {
+            "input_tokens": totals.input_tokens,
+            "input_tokens_details": {"cached_tokens": totals.cached_tokens},
+            "output_tokens": totals.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": totals.reasoning_tokens},
+            "total_tokens": totals.input_tokens + totals.output_tokens,
+        },
+        "metadata": batch.client_metadata,
+        "routing": _routing(batch, budget, totals),
+    }
+
+
+def _errors(batch: Batch) -> dict[str, Any] | None:
+    """Validation errors; `total` counts those that are not listed, too."""
+    if batch.errors is None:
+        return None
+    return {"object": "list", "data": batch.errors, "total": batch.error_count}
+
+
+def _routing(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
+    expected = batch.expected_cost_nano
+    return {
+        "budget_usd": format_usd(budget.limit_nano),
+        "settled_usd": format_usd(budget.settled_nano),
+        "reserved_usd": format_usd(budget.reserved_nano),
+        "overrun_usd": format_usd(budget.overrun_nano),
+        "mode": batch.options.get("mode"),
+        "by_model": totals.by_model,
+        "by_reason": totals.by_reason,
+        "expected_gain": batch.expected_gain,
+        "expected_cost_usd": None if expected is None else format_usd(expected),
+        "router": batch.router,
+        "router_version": batch.router_version_id,
+        "shadow_price": batch.shadow_price,
+        "unscored": batch.unscored,
+        "incomplete": batch.state is BatchState.COMPLETED and totals.unaffordable > 0,
+        "paused": batch.paused,
+        "continues": None,
+    }
+
+
+def _totals(session: Session, ids: list[str]) -> dict[str, _Totals]:
+    totals: dict[str, _Totals] = defaultdict(_Totals)
+    for batch_id, state, model, reason, count in session.execute(text(_FINISHED), {"ids": ids}):
+        of = totals[batch_id]
+        if state == RequestState.UNAFFORDABLE:
+            of.unaffordable += count
+        else:
+            of.by_model[model] = of.by_model.get(model, 0) + count
+            of.by_reason[reason] = of.by_reason.get(reason, 0) + count
+    for batch_id, *tokens in session.execute(text(_TOKENS), {"ids": ids}):
+        of = totals[batch_id]
+        of.input_tokens, of.cached_tokens, of.output_tokens, of.reasoning_tokens = (int(n) for n in tokens)
+    return totals
+
+
+# Only requests that were answered count by model and reason; only finished ones are looked at.
+_FINISHED = """
+select batch_id, state::text, model, reason::text, count(*) from requests
+where batch_id = any(:ids) and state in ('succeeded', 'unaffordable') group by 1, 2, 3, 4
+"""
+_TOKENS = """
+select batch_id, coalesce(sum(input_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0),
+       coalesce(sum(reasoning_tokens), 0)
+from attempts where batch_id = any(:ids) group by batch_id
+"""
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

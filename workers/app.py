@@ -1,0 +1,71 @@
+"""The Celery application: `celery --app workers.app worker --queues ...`.
+
+Messages are wake-ups that carry ids. They are acknowledged late and may come twice; leases and states in Postgres
+decide what is done, so the broker's visibility timeout is not relied on and no result is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_shutting_down
+from kombu import Queue
+
+from routing_service.settings import Settings, get_settings
+from workers.stopping import stopping
+
+QUEUES = ("ingest", "score", "dispatch", "train", "default")
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings. Names as in its documentation."""
+    return {
+        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # A send must not hang when the broker is away: the sweep announces again.
+        "broker_transport_options": {
+            "visibility_timeout": 3600,
+            "socket_connect_timeout": 2,
+            "socket_timeout": 10,
+            "retry_on_timeout": True,
+        },
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_max": 0.2},
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_default_queue": "default",
+        "task_queues": [Queue(name) for name in QUEUES],
+        "task_routes": {
+            "routebatch.ingest": {"queue": "ingest"},
+            "routebatch.score": {"queue": "score"},
+            "routebatch.plan": {"queue": "score"},
+            "routebatch.dispatch": {"queue": "dispatch"},
+        },
+        "beat_schedule": {
+            "sweep": {
+                "task": "routebatch.sweep",
+                "schedule": settings.sweep.interval_s,
+                # A sweep that waited for longer than an interval is superseded by the next.
+                "options": {"expires": max(1.0, settings.sweep.interval_s)},
+            },
+        },
+        "timezone": "UTC",
+    }
+
+
+app = Celery("routebatch", include=["workers.tasks"])
+app.conf.update(configuration(get_settings()))
+
+
+@worker_shutting_down.connect
+def _tell_the_children(**_: Any) -> None:
+    """SIGTERM reached the worker: pumps in its pool stop claiming and settle what is in flight."""
+    stopping.set()

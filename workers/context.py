@@ -1,0 +1,69 @@
+"""What a worker child keeps for its whole life: settings, database, prices, publisher, routers, the event loop.
+
+Everything is made on first use, hence after the fork; one composition root for all tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache, cached_property
+
+from routing_service.batches.pump import Pump
+from routing_service.db import Database
+from routing_service.events import Publisher
+from routing_service.pricing import PriceBook, price_book
+from routing_service.routers import Routers
+from routing_service.settings import Settings, get_settings
+from routing_service.upstream import Upstreams
+from workers.publisher import CeleryPublisher
+from workers.stopping import stopping
+
+
+class Context:
+    @cached_property
+    def settings(self) -> Settings:
+        return get_settings()
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.settings.database_url.get_secret_value())
+
+    @cached_property
+    def prices(self) -> PriceBook:
+        return price_book(self.settings)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        from workers.app import app
+
+        return CeleryPublisher(app)
+
+    @cached_property
+    def routers(self) -> Routers:
+        return Routers(self.settings)
+
+    @cached_property
+    def loop(self) -> asyncio.Runner:
+        return asyncio.Runner()
+
+    @cached_property
+    def upstreams(self) -> Upstreams:
+        async def make() -> Upstreams:
+            return Upstreams(self.settings.models, self.settings.dispatch.max_response_bytes)
+
+        return self.loop.run(make())
+
+    def pump(self) -> None:
+        """One stretch of dispatching, on the process's own event loop and HTTP client."""
+
+        async def run() -> None:
+            await Pump(
+                self.database, self.settings, self.prices, self.upstreams, self.publisher, stopping.is_set
+            ).run()
+
+        self.loop.run(run())
+
+
+@cache
+def context() -> Context:
+    return Context()

@@ -1,0 +1,58 @@
+"""The tasks: ids in, a use case, then what follows is announced. Any of them may run twice, or never."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from routing_service.batches.finish import finish as finish_batch
+from routing_service.batches.ingest import ingest as ingest_batch
+from routing_service.batches.plan import plan as plan_batch
+from routing_service.batches.score import score as score_range
+from routing_service.batches.sweep import sweep as sweep_all
+from workers.context import context
+
+
+@shared_task(name="routebatch.ingest")
+def ingest(batch_id: str) -> None:
+    """Read and validate a batch's file; announce its score ranges."""
+    c = context()
+    first_lines = ingest_batch(c.database, c.settings, c.prices, batch_id)
+    for first_line in first_lines or ():
+        c.publisher.score(batch_id, first_line)
+    if first_lines is None:
+        c.publisher.finish(batch_id)  # cancelled meanwhile, perhaps
+
+
+@shared_task(name="routebatch.score")
+def score(batch_id: str, first_line: int) -> None:
+    """Score one range of lines; the last one announces the plan."""
+    c = context()
+    if score_range(c.database, c.settings, c.routers, batch_id, first_line):
+        c.publisher.plan(batch_id)
+
+
+@shared_task(name="routebatch.plan")
+def plan(batch_id: str) -> None:
+    """Allocate the batch under its budget; ring the pump."""
+    c = context()
+    if plan_batch(c.database, c.settings, batch_id):
+        c.publisher.dispatch()
+
+
+@shared_task(name="routebatch.dispatch")
+def dispatch() -> None:
+    """The doorbell: pump for a while."""
+    context().pump()
+
+
+@shared_task(name="routebatch.finish")
+def finish(batch_id: str) -> None:
+    """Give the batch its files and its last state, if it has nothing left to do."""
+    finish_batch(context().database, batch_id)
+
+
+@shared_task(name="routebatch.sweep")
+def sweep() -> None:
+    """Recover what was abandoned, announce what nobody announced."""
+    c = context()
+    sweep_all(c.database, c.settings, c.publisher)
