@@ -1,0 +1,132 @@
+"""What an HTTP answer means for the money and for a retry: the table of the design, row by row."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing_service.models import AttemptState, EntryBasis
+from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, mask, read_answer, retry_after, unsent
+from routing_service.settings import ModelSettings
+
+MODEL = ModelSettings(name="m", base_url="http://127.0.0.1:9/v1")
+ANSWER = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "4"}}],
+    "usage": {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    },
+}
+
+
+def _read(status: int, body: Any, **headers: str) -> Outcome:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_answer(status, headers, raw, MODEL)
+
+
+def test_an_answer_with_usage_is_settled_by_it() -> None:
+    outcome = _read(200, ANSWER)
+    assert outcome.answered
+    assert (outcome.basis, outcome.usage) == (EntryBasis.USAGE, Usage(10, 5, 4, 2))
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": "10"}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": True}]
+)
+def test_an_answer_without_usable_usage_is_settled_in_full(usage: Any) -> None:
+    outcome = _read(200, ANSWER | {"usage": usage})
+    assert outcome.answered
+    assert (outcome.basis, outcome.usage) == (EntryBasis.ESTIMATED, None)
+
+
+@pytest.mark.parametrize("choices", [[], None, ["x"], [{"message": None}], "text"])
+def test_an_answer_without_choices_is_paid_by_usage_and_retried(choices: Any) -> None:
+    outcome = _read(200, ANSWER | {"choices": choices})
+    assert not outcome.answered
+    assert outcome.retry
+    assert outcome.basis is EntryBasis.USAGE
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b'"text"', b'{"a": NaN}'])
+def test_garbage_is_unknown(raw: bytes) -> None:
+    outcome = _read(200, raw)
+    assert (outcome.state, outcome.basis, outcome.retry) == (AttemptState.UNKNOWN, EntryBasis.UNKNOWN, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "retry"),
+    [
+        (400, AttemptState.REFUSED, False),
+        (401, AttemptState.REFUSED, False),
+        (403, AttemptState.REFUSED, False),
+        (404, AttemptState.REFUSED, False),
+        (413, AttemptState.REFUSED, False),
+        (408, AttemptState.REFUSED, True),
+        (429, AttemptState.REFUSED, True),
+        (500, AttemptState.UNKNOWN, True),
+        (503, AttemptState.UNKNOWN, True),
+        (302, AttemptState.UNKNOWN, False),
+        (204, AttemptState.UNKNOWN, False),
+    ],
+)
+def test_a_status_decides_billing_and_retry(status: int, state: AttemptState, retry: bool) -> None:
+    outcome = _read(status, {"error": {"message": "no", "code": "c"}})
+    assert (outcome.state, outcome.retry, outcome.answered) == (state, retry, False)
+    assert outcome.basis is (EntryBasis.UNBILLED if state is AttemptState.REFUSED else EntryBasis.UNKNOWN)
+
+
+def test_a_model_that_does_not_bill_errors_releases_5xx() -> None:
+    model = MODEL.model_copy(update={"bill_on_5xx": False})
+    assert read_answer(502, {}, b"bad gateway", model).basis is EntryBasis.UNBILLED
+
+
+def test_a_call_that_never_left_costs_nothing() -> None:
+    assert (unsent("no route").basis, LOST.basis) == (EntryBasis.UNBILLED, EntryBasis.UNKNOWN)
+
+
+def test_keys_in_upstream_errors_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "very-private")
+    model = MODEL.model_copy(update={"api_key_env": "UPSTREAM_KEY"})
+    body = json.dumps({"error": {"message": "Incorrect API key very-private, or sk-proj-abcdefgh12345678"}}).encode()
+    outcome = read_answer(401, {}, body, model)
+    for text in (outcome.error_message or "", outcome.body or "", repr(outcome)):
+        assert "very-private" not in text
+        assert "abcdefgh" not in text
+    assert "\0" not in mask("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-4", 0.0),
+        ("999999", 3600.0),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 90.0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_a_date(value: str, seconds: float | None) -> None:
+    assert retry_after({"Retry-After": value}, now=10.0) == seconds
+
+
+@given(attempt=st.integers(1, 40), asked=st.none() | st.floats(0, 3600), seed=st.integers())
+def test_a_retry_waits_with_full_jitter_and_never_less_than_asked(attempt: int, asked: float | None, seed: int) -> None:
+    policy = RetryPolicy(max_attempts=6, base_s=0.5, max_s=60)
+    outcome = Outcome(AttemptState.REFUSED, EntryBasis.UNBILLED, retry=True, retry_after_s=asked)
+    delay = policy.delay_s(outcome, attempt, random.Random(seed))
+    assert (asked or 0) <= delay <= (asked or 0) + min(60, 0.5 * 2 ** (attempt - 1))
+
+
+def test_attempts_are_limited() -> None:
+    policy = RetryPolicy(max_attempts=3, base_s=1, max_s=1)
+    assert [policy.again(LOST, n) for n in (1, 2, 3)] == [True, True, False]
