@@ -1,0 +1,120 @@
+"""`routebatch status`, `watch`, `results`, `list` and `cancel`: what a client does with batches it has submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.client import Batch, connected, connection_options
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone, on stdout.")
+WAIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 stopped by the budget."
+
+
+@click.command()
+@click.argument("batch_id")
+@json_option
+@connection_options
+def status(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """Show one batch: its state, counts and cost."""
+    with connected(url, api_key) as api:
+        _show(api.batch(batch_id), as_json)
+
+
+@click.command(epilog=WAIT_CODES)
+@click.argument("batch_id")
+@json_option
+@connection_options
+def watch(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """Follow a batch until it ends."""
+    from cli.follow import exit_code, follow
+
+    with connected(url, api_key) as api:
+        batch = follow(api, batch_id)
+    _show(batch, as_json)
+    raise SystemExit(exit_code(batch))
+
+
+@click.command()
+@click.argument("batch_id")
+@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Default: stdout.")
+@click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write the error file here.")
+@connection_options
+def results(batch_id: str, output: Path | None, errors: Path | None, url: str | None, api_key: str | None) -> None:
+    """Write a batch's results to a file, and its errors to another.
+
+    With --errors alone, only the errors are written.
+    """
+    from cli.follow import TERMINAL
+    from cli.output import print_errors
+    from cli.results import STDOUT, check_paths, save
+
+    if output is None and errors is None:
+        output = STDOUT
+    check_paths(output, errors)
+    with connected(url, api_key) as api:
+        batch = api.batch(batch_id)
+        if batch["status"] == "failed":
+            print_errors(batch)
+            raise click.ClickException(f"batch {batch_id} failed its validation: it has no results")
+        if batch["status"] not in TERMINAL:
+            raise click.ClickException(
+                f"batch {batch_id} is {batch['status']}; wait with `routebatch watch {batch_id}`"
+            )
+        save(api, batch, output, errors)
+
+
+@click.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@json_option
+@connection_options
+def list_batches(limit: int, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """List your batches, newest first."""
+    from cli.output import print_json, print_table
+
+    with connected(url, api_key) as api:
+        batches = api.batches(limit)
+    if as_json:
+        print_json(batches)
+        return
+    columns = ("batch", "state", "created (UTC)", "requests", "answered", "errors", "cost", "budget")
+    print_table(columns, map(_row, batches), numeric=columns[3:])
+
+
+def _row(batch: Batch) -> tuple[str, ...]:
+    from cli.output import state, usd, when
+
+    counts, routing = batch["request_counts"], batch.get("routing") or {}
+    numbers = (str(counts["total"]), str(counts["completed"]), str(counts["failed"]))
+    money = (usd(routing.get("settled_usd")), usd(routing.get("budget_usd")))
+    return (batch["id"], state(batch), when(batch["created_at"]), *numbers, *money)
+
+
+@click.command()
+@click.argument("batch_id")
+@click.option("--wait", is_flag=True, help="Wait until the calls in flight have ended.")
+@json_option
+@connection_options
+def cancel(batch_id: str, wait: bool, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """Cancel a batch. What is answered already stays, and is paid."""
+    from cli.follow import FAILED, follow
+
+    with connected(url, api_key) as api:
+        batch = api.cancel(batch_id)
+        if wait:
+            batch = follow(api, batch_id)
+    _show(batch, as_json)
+    if wait and batch["status"] != "cancelled":
+        raise SystemExit(FAILED)
+
+
+def _show(batch: Batch, as_json: bool) -> None:
+    from cli.output import print_errors, print_json, print_summary
+
+    if as_json:
+        print_json(batch)
+    else:
+        print_summary(batch)
+    if batch["status"] == "failed":
+        print_errors(batch)

@@ -1,0 +1,86 @@
+"""Following a batch to its end, with a progress bar on a terminal, and what its end means for the exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from cli.client import Api, ApiError, Batch
+from cli.output import usd
+
+DONE, FAILED, STOPPED_BY_BUDGET, INTERRUPTED = 0, 1, 3, 130
+TERMINAL = ("completed", "failed", "expired", "cancelled")
+FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.2, 2.0, 1.25
+PATIENCE_S = 120.0  # with a server that does not answer: it may be starting again
+
+Show = Callable[[Batch], None]
+
+
+def follow(api: Api, batch_id: str) -> Batch:
+    """Poll a batch until it ends and return it. Ctrl-C leaves the batch running and says so (exit 130)."""
+    try:
+        with _progress() as show:
+            return _poll(api, batch_id, show)
+    except KeyboardInterrupt:
+        click.echo(f"batch {batch_id} goes on; follow it with `routebatch watch {batch_id}`", err=True)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def exit_code(batch: Batch) -> int:
+    """0 done, 1 failed (also: not one request answered), 3 stopped by its budget."""
+    if batch["status"] != "completed":
+        return FAILED
+    if (batch.get("routing") or {}).get("incomplete"):
+        return STOPPED_BY_BUDGET
+    counts = batch["request_counts"]
+    return FAILED if counts["failed"] and not counts["completed"] else DONE
+
+
+def _poll(api: Api, batch_id: str, show: Show) -> Batch:
+    pause, give_up = FIRST_PAUSE_S, time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            batch = api.batch(batch_id)
+        except ApiError as error:
+            if not error.transient or time.monotonic() > give_up:
+                raise
+        else:
+            give_up = time.monotonic() + PATIENCE_S
+            show(batch)
+            if batch["status"] in TERMINAL:
+                return batch
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE_S, pause * PAUSE_GROWTH)
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """A progress bar on stderr, or nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda batch: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[cost]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("waiting", total=None, cost="")
+
+        def show(batch: Batch) -> None:
+            counts = batch["request_counts"]
+            done = counts["completed"] + counts["failed"]
+            bar.update(
+                task, description=batch["status"], total=counts["total"] or None, completed=done, cost=cost(batch)
+            )
+
+        yield show
+
+
+def cost(batch: Batch) -> str:
+    """What a batch has spent of its budget."""
+    routing = batch.get("routing") or {}
+    return f"{usd(routing['settled_usd'])} of {usd(routing['budget_usd'])}" if routing.get("budget_usd") else ""

@@ -1,0 +1,190 @@
+"""Reading prompts: JSON lines, CSV or text become records, one at a time, each with the line it stands on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+BOM = "\ufeff"
+MAX_LINE_BYTES = 16 * 1024 * 1024
+# of a chat body, kept as they are (the server says which of them it takes); what else a line holds is data about it
+CHAT_PARAMETERS = """
+    model max_tokens max_completion_tokens temperature top_p n stop presence_penalty frequency_penalty logit_bias
+    logprobs top_logprobs response_format seed tools tool_choice parallel_tool_calls user reasoning_effort verbosity
+    stream stream_options store functions function_call modalities audio prediction service_tier web_search_options
+    top_k min_p
+"""
+PARAMETERS = frozenset(CHAT_PARAMETERS.split())
+OWN_KEYS = {"custom_id", "prompt", "messages", "routing"}
+
+
+class BadLine(Exception):
+    """A line that cannot be used."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+
+
+@dataclass(slots=True)
+class Record:
+    """A prompt, or the reason why there is none."""
+
+    line: int
+    prompt: Any = None
+    messages: Any = None
+    custom_id: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    routing: Any = None
+    ignored: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+def messages_of(record: Record) -> list[Any]:
+    """The record's messages, or its prompt as the one message. Raises BadLine."""
+    if record.messages is not None:
+        if record.prompt is not None:
+            raise BadLine(record.line, "it has both `prompt` and `messages`")
+        if not isinstance(record.messages, list) or not record.messages:
+            raise BadLine(record.line, "`messages` must be a list of at least one message")
+        return record.messages
+    if not isinstance(record.prompt, str):
+        raise BadLine(record.line, "`prompt` must be a string" if record.prompt is not None else "it has no `prompt`")
+    if not record.prompt.strip():
+        raise BadLine(record.line, "the prompt is empty")
+    if "\0" in record.prompt:
+        raise BadLine(record.line, "it holds a NUL character; is this a text file?")
+    return [{"role": "user", "content": record.prompt}]
+
+
+def decoded(stream: BinaryIO) -> Iterator[tuple[int, str]]:
+    """The lines as text, numbered from 1, line ends kept. Raises BadLine for bytes that are no UTF-8."""
+    number = 0
+    while data := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(data) > MAX_LINE_BYTES:
+            raise BadLine(number, f"it is longer than {MAX_LINE_BYTES // 1024**2} MiB")
+        try:
+            line = data.decode()
+        except UnicodeDecodeError as error:
+            raise BadLine(number, f"byte 0x{data[error.start]:02x} is no UTF-8; save the file as UTF-8 text") from None
+        yield number, line.removeprefix(BOM) if number == 1 else line
+
+
+def read_text(stream: BinaryIO) -> Iterator[Record]:
+    """A prompt a line; blank lines are skipped."""
+    for number, line in decoded(stream):
+        if line.strip():
+            yield Record(number, prompt=line.rstrip("\r\n"))
+
+
+def read_jsonl(stream: BinaryIO) -> Iterator[Record]:
+    """`{"prompt": ...}` or `{"messages": ...}` a line, chat parameters beside them; blank lines are skipped."""
+    for number, line in decoded(stream):
+        if line.strip():
+            yield _json_record(number, line)
+
+
+def _json_record(number: int, line: str) -> Record:
+    try:
+        value = json.loads(line, parse_constant=_no_constant)
+    except RecursionError:
+        return Record(number, error="its JSON is nested too deeply")
+    except ValueError as error:
+        return Record(number, error=f"not JSON: {error}")
+    if not isinstance(value, dict):
+        return Record(number, error="not a JSON object")
+    custom_id = value.get("custom_id")
+    if custom_id is not None and (isinstance(custom_id, bool) or not isinstance(custom_id, str | int)):
+        return Record(number, error="`custom_id` must be a string")
+    return Record(
+        number,
+        prompt=value.get("prompt"),
+        messages=value.get("messages"),
+        custom_id=None if custom_id is None else str(custom_id),
+        parameters={key: value[key] for key in value if key in PARAMETERS},
+        routing=value.get("routing"),
+        ignored=[key for key in value if key not in PARAMETERS and key not in OWN_KEYS],
+    )
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def csv_delimiter(header: str) -> str | None:
+    """The delimiter by which a header names a `prompt` column; None if it names none."""
+    for delimiter in ",;\t":
+        try:
+            row = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if "prompt" in _names(row):
+            return delimiter
+    return None
+
+
+def _names(header: list[str]) -> list[str]:
+    return [name.strip().lower() for name in header]
+
+
+def read_csv(stream: BinaryIO) -> Iterator[Record]:
+    """A row a prompt, from the column `prompt`; a column `custom_id` is taken, others are not. Raises BadLine."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _Lines(decoded(stream))
+    header = lines.peek()
+    delimiter = csv_delimiter(header)
+    if delimiter is None:
+        raise BadLine(1, f"the header names no column `prompt`: {header.strip()[:200] or 'it is blank'}")
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    names = _names(next(rows))
+    cell = _cells(names)
+    while True:
+        start = lines.number + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise BadLine(start, f"not CSV: {error}") from None
+        if row is None:
+            return
+        if any(value.strip() for value in row):
+            if len(row) > len(names):
+                yield Record(start, error=f"it has {len(row)} cells for {len(names)} columns; is a quote missing?")
+            else:
+                yield Record(start, prompt=cell(row, "prompt") or "", custom_id=cell(row, "custom_id"))
+
+
+def _cells(names: list[str]) -> Callable[[list[str], str], str | None]:
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+
+    def cell(row: list[str], name: str) -> str | None:
+        place = places.get(name)
+        return row[place] or None if place is not None and place < len(row) else None
+
+    return cell
+
+
+class _Lines:
+    """Decoded lines for a CSV reader, which knows how many it took: its records may span several."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self._lines = lines
+        self._held: str | None = None
+        self.number = 0
+
+    def peek(self) -> str:
+        """The first line, which the reader will see again; "" for a file without any."""
+        _, self._held = next(self._lines, (0, ""))
+        return self._held
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._held is not None:
+            line, self._held, self.number = self._held, None, 1
+            return line
+        self.number, line = next(self._lines)
+        return line

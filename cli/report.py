@@ -1,0 +1,95 @@
+"""`routebatch report`: what was spent, on what, and what was saved."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.database import database_options, reading
+
+if TYPE_CHECKING:
+    from routing_service.reports import Report
+
+
+@click.group()
+def report() -> None:
+    """Cost reports, from the database."""
+
+
+@report.command()
+@click.option("--by", type=click.Choice(["model", "day", "batch"]), default="batch", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this UTC day on.")
+@click.option("--batch", "batch_id", help="Only this batch (with --by batch).")
+@database_options
+def costs(by: str, form: str, since: datetime | None, batch_id: str | None, state_dir: Path | None) -> None:
+    """What was spent, by model, UTC day or batch; for batches also what the strong model alone would have cost.
+
+    CSV and JSON hold exact decimals; the table rounds to six.
+    """
+    from routing_service import reports
+
+    if batch_id is not None and by != "batch":
+        raise click.UsageError("--batch belongs to --by batch")
+    day = since.date() if since else None
+    with reading(state_dir) as session:
+        if by == "batch":
+            found = reports.costs_by_batch(session, since=day, batch_id=batch_id)
+        else:
+            found = {"model": reports.costs_by_model, "day": reports.costs_by_day}[by](session, since=day)
+    if batch_id is not None and not found.rows:
+        raise click.ClickException(f"there is no batch {batch_id}")
+    {"table": _table, "csv": _csv, "json": _json}[form](found)
+
+
+def _table(found: Report) -> None:
+    from cli.output import print_table
+
+    if not found.rows:
+        click.echo("nothing was spent yet")
+        return
+    totals = found.totals
+    cells = [[_cell(column, row[column]) for column in found.columns] for row in found.rows]
+    total = ["total", *(_cell(column, totals.get(column, "")) for column in found.columns[1:])]
+    print_table([_heading(column) for column in found.columns], cells, numeric=map(_heading, totals), total=total)
+
+
+def _heading(column: str) -> str:
+    return column.removesuffix("_usd").replace("_", " ")
+
+
+def _cell(column: str, value: Any) -> str:
+    from cli.output import usd
+
+    if value is None:
+        return "-"
+    if column.endswith("_usd") and isinstance(value, Decimal | int):
+        return usd(Decimal(value))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _csv(found: Report) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(found.columns)
+    writer.writerows([_plain(row[column]) for column in found.columns] for row in found.rows)
+
+
+def _json(found: Report) -> None:
+    from cli.output import print_json
+
+    print_json([{column: _plain(row[column]) for column in found.columns} for row in found.rows])
+
+
+def _plain(value: Any) -> Any:
+    """Exact and unambiguous: decimals as text without an exponent, moments in ISO form."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return value.isoformat() if isinstance(value, date) else value

@@ -1,0 +1,74 @@
+"""Cost and savings, in dollars, from the SQL views. Every function reads only and returns exact decimals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+Row = Mapping[str, Any]
+
+# savings_by_batch is asked a batch at a time: its rows are too dear to make for batches nobody wants to see
+COSTS_BY_BATCH = """
+select c.batch_id, c.key_name, c.state, c.created_at, c.requests, c.succeeded, c.failed,
+       s.answered_by_strong, c.budget_usd, c.settled_usd as cost_usd, c.reserved_usd, c.overrun_usd,
+       s.all_strong_usd, s.saved_usd
+from cost_by_batch c left join lateral (select * from savings_by_batch s where s.batch_id = c.batch_id) s on true
+where (cast(:since as date) is null or c.created_at >= cast(:since as date) at time zone 'UTC')
+  and (cast(:batch as text) is null or c.batch_id = :batch)
+order by c.created_at desc, c.batch_id
+"""
+SUMS = """
+       sum(attempts)::bigint as attempts, sum(succeeded)::bigint as succeeded, sum(refused)::bigint as refused,
+       sum(unknown)::bigint as unknown, sum(input_tokens)::bigint as input_tokens,
+       sum(output_tokens)::bigint as output_tokens, sum(cost_usd) as cost_usd
+from cost_by_model_day where cast(:since as date) is null or day >= cast(:since as date)
+"""
+COSTS_BY_MODEL = f"select model, upstream_model, {SUMS} group by model, upstream_model order by model, upstream_model"
+COSTS_BY_DAY = f"select day, {SUMS} group by day order by day desc"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A table of costs. `totals` sums the columns that can be summed."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def totals(self) -> dict[str, int | Decimal]:
+        sums: dict[str, int | Decimal] = {}
+        for column in self.columns:
+            values = [row[column] for row in self.rows if row[column] is not None]
+            if values and all(isinstance(value, int | Decimal) for value in values):
+                sums[column] = sum(values)
+        return sums
+
+
+def costs_by_batch(session: Session, *, since: date | None = None, batch_id: str | None = None) -> Report:
+    """A row a batch, newest first: budget, cost, and what the strong model alone would have cost.
+
+    The last columns are null for a batch without answers. `cost_usd` is what is settled on the batch's budget,
+    `overrun_usd` comes on top of it.
+    """
+    return _report(session, COSTS_BY_BATCH, {"since": since, "batch": batch_id})
+
+
+def costs_by_model(session: Session, *, since: date | None = None) -> Report:
+    """A row a model: its closed attempts, billed tokens and dollars (overruns included)."""
+    return _report(session, COSTS_BY_MODEL, {"since": since})
+
+
+def costs_by_day(session: Session, *, since: date | None = None) -> Report:
+    """A row a UTC day, newest first: closed attempts, billed tokens and dollars (overruns included)."""
+    return _report(session, COSTS_BY_DAY, {"since": since})
+
+
+def _report(session: Session, query: str, values: dict[str, Any]) -> Report:
+    found = session.execute(text(query), values)
+    return Report(tuple(found.keys()), tuple(dict(row) for row in found.mappings()))
