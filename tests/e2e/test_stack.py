@@ -1,0 +1,222 @@
+"""`routebatch up` and `down` as a person uses them: what is killed comes back, and nothing is left behind."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy.health import http_status, silent_workers
+from deploy.layout import StateDir
+from deploy.leftovers import marked
+from deploy.processes import PROCESSES, WORKERS, resolve
+
+COMMAND = resolve(("routebatch",))
+NAMES = {"postgres", "valkey", *(process.name for process in PROCESSES)}
+CONFIG = """
+[models.weak]
+name = "weak"
+base_url = "http://127.0.0.1:9/v1"
+input_usd_per_million = 0.1
+output_usd_per_million = 0.2
+[models.strong]
+name = "strong"
+base_url = "http://127.0.0.1:9/v1"
+input_usd_per_million = 10
+output_usd_per_million = 20
+[routing]
+candidates = ["weak", "strong"]
+"""
+
+
+class RunningStack:
+    """A detached stack with free ports, and the addresses that `up` printed."""
+
+    def __init__(self, root: Path, config: Path) -> None:
+        self.root = root
+        self.config = config
+
+    def command(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments, "--state-dir", str(self.root)],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def up(self) -> dict[str, str]:
+        ports = ["--port", "0", "--flower-port", "0"]
+        done = self.command("up", "--config", str(self.config), *ports, "--detach", "--json")
+        assert done.returncode == 0, done.stderr
+        printed = json.loads(done.stdout.splitlines()[-1])
+        assert isinstance(printed, dict)
+        return printed
+
+    @contextmanager
+    def in_foreground(self) -> Iterator[dict[str, str]]:
+        """The same, stopped by a SIGTERM to the command."""
+        argv = [*COMMAND, "up", "--state-dir", str(self.root), "--config", str(self.config)]
+        argv += ["--port", "0", "--flower-port", "0", "--json"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield json.loads(process.stdout.readline())
+            finally:
+                process.terminate()
+            assert process.wait(60) == 0
+
+    def down(self) -> None:
+        done = self.command("down")
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def file(self) -> dict[str, Any]:
+        content = json.loads((self.root / "stack.json").read_text())
+        assert isinstance(content, dict)
+        return content
+
+    @property
+    def processes(self) -> dict[str, int]:
+        found = self.file["processes"]
+        assert isinstance(found, dict)
+        return found
+
+    def living(self) -> list[psutil.Process]:
+        """Every process of this stack: marked by its environment, or named by the state directory."""
+        named = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            words = process.info["cmdline"] or []
+            if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(self.root) in word for word in words):
+                named.append(process)
+        return named + marked(self.root)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "routebatch.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[RunningStack]:
+    """One stack for all tests of this file: a start takes seconds."""
+    running = RunningStack(tmp_path_factory.mktemp("stack"), config)
+    running.up()
+    yield running
+    running.down()
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_up_names_its_addresses_and_living_processes_in_a_private_file(stack: RunningStack) -> None:
+    assert (stack.root / "stack.json").stat().st_mode & 0o777 == 0o600
+    content = stack.file
+    assert {"api_url", "api_key", "flower_url"} <= content.keys()
+    assert set(content["processes"]) >= NAMES
+    assert all(alive(pid) for pid in content["processes"].values())
+    assert http_status(content["api_url"] + "/readyz") == 200
+    assert http_status(content["api_url"] + "/v1/models") == 401
+    assert http_status(content["api_url"] + "/v1/models", bearer=content["api_key"]) == 200
+
+
+def test_flower_shows_the_workers_to_those_who_know_the_password(stack: RunningStack) -> None:
+    content = stack.file
+    url = content["flower_url"] + "/api/workers?refresh=1"
+    assert http_status(url) == 401
+    pair = f"{content['flower_user']}:{content['flower_password']}".encode()
+    request = urllib.request.Request(url, headers={"Authorization": "Basic " + base64.b64encode(pair).decode()})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=20) as answer:
+        workers = json.load(answer)
+    assert {name.split("@")[0] for name in workers} == {worker.name for worker in WORKERS}
+
+
+def test_up_refuses_a_directory_where_a_stack_runs(stack: RunningStack) -> None:
+    done = stack.command("up", "--config", str(stack.config), "--port", "0", "--flower-port", "0", "--detach")
+    assert done.returncode == 1
+    assert "runs in" in done.stderr
+    assert all(alive(pid) for pid in stack.processes.values())
+
+
+def test_every_killed_process_comes_back(stack: RunningStack) -> None:
+    before = stack.processes
+    pools = [child for worker in WORKERS for child in psutil.Process(before[worker.name]).children()]
+    for name in NAMES:
+        os.kill(before[name], signal.SIGKILL)
+
+    def all_back() -> bool:
+        now = stack.processes
+        return all(name in now and now[name] != before[name] and alive(now[name]) for name in NAMES)
+
+    eventually(all_back)
+    content = stack.file
+    eventually(lambda: http_status(content["api_url"] + "/readyz") == 200)
+    eventually(lambda: http_status(content["flower_url"] + "/healthcheck") == 200)
+    eventually(lambda: not silent_workers(content["broker_url"], [worker.name for worker in WORKERS]))
+    assert http_status(content["api_url"] + "/v1/models", bearer=content["api_key"]) == 200  # the data is still there
+    eventually(lambda: not any(child.is_running() and alive(child.pid) for child in pools))
+
+
+def test_doctor_finds_nothing_broken(stack: RunningStack) -> None:
+    eventually(lambda: stack.processes.keys() >= NAMES)
+    done = stack.command("doctor", "--config", str(stack.config), "--json")
+    checks = json.loads(done.stdout)
+    assert [check for check in checks if check["ok"] is False] == []
+    assert done.returncode == 0
+    assert {check["name"] for check in checks} >= NAMES | {"python", "configuration", "database", "broker", "disk"}
+
+
+def test_a_second_stack_runs_beside_it_and_leaves_nothing_behind(
+    stack: RunningStack, tmp_path: Path, config: Path
+) -> None:
+    """In a directory too deep for sockets, with a name that configuration files would stumble over."""
+    second = RunningStack(tmp_path / f"a state; 100% #{'deep' * 30}", config)
+    printed = second.up()
+    assert printed["api_url"] != stack.file["api_url"]
+    assert http_status(printed["api_url"] + "/readyz") == 200
+    assert http_status(stack.file["api_url"] + "/readyz") == 200
+    assert len(second.living()) > len(NAMES)
+    sockets = StateDir(second.root).sockets
+
+    os.kill(second.processes["supervisord"], signal.SIGKILL)  # nothing survives its supervisor
+    eventually(lambda: second.living() == [])
+    with second.in_foreground() as again:  # and nothing of it is in the way
+        assert again["api_key"] == printed["api_key"]
+        assert http_status(again["api_url"] + "/v1/models", bearer=again["api_key"]) == 200
+    assert second.living() == []
+    assert not (second.root / "stack.json").exists()
+    assert list(sockets.glob("*")) == []
+    assert http_status(stack.file["api_url"] + "/readyz") == 200
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    broken = tmp_path / "routebatch.toml"
+    broken.write_text('[models.weak]\nname = "weak"\nno_such_key = 1\n')
+    failing = RunningStack(tmp_path / "state", broken)
+    done = failing.command("up", "--config", str(broken), "--port", "0", "--flower-port", "0", "--detach")
+    assert done.returncode == 1
+    assert "no_such_key" in done.stderr
+    assert failing.living() == []
