@@ -103,10 +103,10 @@ def _object(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
 
 
 def _errors(batch: Batch) -> dict[str, Any] | None:
-    """Validation errors; `total` counts those that are not listed, too."""
+    """Validation errors, as many as are listed; `routing.error_count` counts them all."""
     if batch.errors is None:
         return None
-    return {"object": "list", "data": batch.errors, "total": batch.error_count}
+    return {"object": "list", "data": batch.errors}
 
 
 def _routing(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
@@ -117,14 +117,15 @@ def _routing(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
         "reserved_usd": format_usd(budget.reserved_nano),
         "overrun_usd": format_usd(budget.overrun_nano),
         "mode": batch.options.get("mode"),
-        "by_model": totals.by_model,
-        "by_reason": totals.by_reason,
+        "models": totals.by_model,
+        "reasons": totals.by_reason,
         "expected_gain": batch.expected_gain,
         "expected_cost_usd": None if expected is None else format_usd(expected),
         "router": batch.router,
         "router_version": batch.router_version_id,
         "shadow_price": batch.shadow_price,
         "unscored": batch.unscored,
+        "error_count": batch.error_count,
         "incomplete": batch.state is BatchState.COMPLETED and totals.unaffordable > 0,
         "paused": batch.paused,
         "continues": None,

@@ -1,0 +1,93 @@
+"""/v1/batches: create, retrieve, list, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from routing_service.api.context import After, KeyId, ObjectId, Services, Use, read_json
+from routing_service.api.replies import list_reply, reply
+from routing_service.batches.cancel import cancel
+from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
+from routing_service.batches.view import batch_object, list_batches
+from routing_service.errors import InvalidRequestError
+
+router = APIRouter(prefix="/v1/batches")
+
+
+class CreateBody(BaseModel):
+    """What a client sends to create a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    routing: dict[str, Any] | None = None
+    output_expires_after: dict[str, Any] | None = None
+
+
+@router.post("")
+async def create_batch(request: Request, key_id: KeyId, services: Use) -> Response:
+    body = await read_json(request, CreateBody)
+    if body.output_expires_after is not None:
+        raise InvalidRequestError(
+            "output_expires_after is not supported by this version; output files do not expire",
+            code="unsupported_parameter",
+            param="output_expires_after",
+        )
+    wish = CreateBatch(
+        input_file_id=body.input_file_id,
+        endpoint=body.endpoint,
+        completion_window=body.completion_window,
+        metadata=body.metadata,
+        routing=body.routing,
+        idempotency_key=_idempotency_key(request),
+        is_retry=request.headers.get("x-stainless-retry-count", "0") not in ("", "0"),
+    )
+    return await run_in_threadpool(_create, services, key_id, wish)
+
+
+@router.get("")
+def list_of_batches(
+    key_id: KeyId, services: Use, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: After = None
+) -> Response:
+    with services.database.transaction() as session:
+        return list_reply(*list_batches(session, key_id, limit=limit, after=after))
+
+
+@router.get("/{batch_id}")
+def retrieve_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    return _show(services, key_id, batch_id)
+
+
+@router.post("/{batch_id}/cancel")
+def cancel_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    cancel(services.database, services.publisher, key_id, batch_id)
+    return _show(services, key_id, batch_id)
+
+
+def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
+    batch_id = create(services.database, services.settings, services.prices, services.publisher, key_id, wish)
+    return _show(services, key_id, batch_id)
+
+
+def _show(services: Services, key_id: str, batch_id: str) -> Response:
+    with services.database.transaction() as session:
+        return reply(batch_object(session, key_id, batch_id))
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY or not key.isprintable():
+        raise InvalidRequestError(
+            f"an Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} printable characters", param="Idempotency-Key"
+        )
+    return key

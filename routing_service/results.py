@@ -1,0 +1,149 @@
+"""The lines of a batch's output and error file, rendered by the database straight from the requests.
+
+One SQL expression makes a line, so a file's size, which is fixed when the batch ends, and its content agree by
+construction. The upstream's body is spliced in as it is, but for what would break a line in two: raw line breaks
+(in JSON only between tokens) become spaces; U+0085, U+2028 and U+2029, at which many readers split, are escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from routing_service.db import Database
+
+PAGE_LINES = 512
+PAGE_BYTES = 4_000_000  # of upstream bodies: what one page may hold in memory, unless a single body is larger
+
+_OUTPUT = "q.state = 'succeeded'"
+_ERRORS = "q.state in ('failed', 'cancelled', 'expired', 'unaffordable')"
+
+# What a request that never got an answer says, unless a reason was stored with it.
+_CODE = """case q.state when 'cancelled' then 'batch_cancelled' when 'expired' then 'batch_expired'
+ when 'unaffordable' then 'budget_exhausted' else 'upstream_error' end"""
+_MESSAGE = """case q.state when 'cancelled' then 'This request was not executed because the batch was cancelled.'
+ when 'expired' then 'This request could not be executed before the completion window expired.'
+ when 'unaffordable' then 'This request was not executed because the batch''s budget is spent.'
+ else 'The upstream gave no usable answer.' end"""
+
+
+def _concat(*parts: str) -> str:
+    return " || ".join(parts)
+
+
+def _json(column: str) -> str:
+    return f"coalesce(to_json({column})::text, 'null')"
+
+
+_ID = "'batch_req_' || replace(q.batch_id, 'batch_', '') || '_' || q.line"
+_COST = "q.cost_nano * 0.000000001"
+_COST_USD = f"(case when scale(trim_scale({_COST})) < 2 then round({_COST}, 2) else trim_scale({_COST}) end)"
+_HEAD = _concat("""'{"id":'""", _json(_ID), """',"custom_id":'""", _json("q.custom_id"), """',"response":'""")
+_ROUTING = _concat(
+    """'{"model":'""",
+    _json("q.model"),
+    """',"win_rate":'""",
+    _json("q.win_rate"),
+    """',"gain":'""",
+    _json("d.gain"),
+    """',"reason":'""",
+    _json("q.reason"),
+    """',"cost_usd":"'""",
+    _COST_USD,
+    """'"}'""",
+)
+_ERROR = _concat(
+    """'{"code":'""",
+    _json(f"coalesce(q.error_code, {_CODE})"),
+    """',"message":'""",
+    _json(f"coalesce(q.error_message, {_MESSAGE})"),
+    """'}'""",
+)
+_NO_BODY = _concat(  # an HTTP failure whose body was not kept
+    """'{"error":{"message":'""",
+    _json(f"coalesce(q.error_message, {_MESSAGE})"),
+    """',"type":"upstream_error","param":null,"code":'""",
+    _json("q.error_code"),
+    """'}}'""",
+)
+
+
+def _response(body: str) -> str:
+    return _concat(
+        """'{"status_code":'""",
+        "q.status_code",
+        """',"request_id":'""",
+        _json("q.request_id"),
+        """',"body":'""",
+        body,
+        """',"routing":'""",
+        _ROUTING,
+        """'}'""",
+    )
+
+
+_OUTPUT_LINE = _concat(_HEAD, _response("q.response"), """',"error":null}'""")
+_ERROR_LINE = _concat(
+    _HEAD,
+    "case when q.state = 'failed' and q.status_code is not null then "
+    + _concat(_response(f"coalesce(q.response, {_NO_BODY})"), """',"error":null}'""")
+    + " else "
+    + _concat("""'null,"error":'""", _ERROR, """'}'""")
+    + " end",
+)
+_DECISION = """left join lateral (select d.gain from decisions d
+ where d.batch_id = q.batch_id and d.line = q.line order by d.number desc limit 1) d on true"""
+
+
+def file_bytes(session: Session, batch_id: str, *, errors: bool) -> tuple[int, int]:
+    """(lines, bytes) of a batch's output file, or of its error file."""
+    query = (
+        f"select count(*), coalesce(sum(octet_length({_line(errors)}) + 1), 0) from requests q {_DECISION}"  # noqa: S608
+        f" where q.batch_id = :id and {_which(errors)}"
+    )
+    count, size = session.execute(text(query), {"id": batch_id}).one()
+    return int(count), int(size)
+
+
+def render(database: Database, batch_id: str, *, errors: bool) -> Iterator[bytes]:
+    """The file's content in pieces of a few megabytes, in order of line.
+
+    Each piece is its own short transaction: a slow reader holds no connection, and memory stays bounded. The rows of
+    a batch that has ended do not change any more.
+    """
+    after = 0
+    while True:
+        with database.transaction() as session:
+            rows = session.execute(
+                text(_page(errors)), {"id": batch_id, "after": after, "lines": PAGE_LINES, "bytes": PAGE_BYTES}
+            ).all()
+        if not rows:
+            return
+        after = rows[-1][0]
+        yield "".join(f"{line}\n" for _, line in rows).encode()
+
+
+def _page(errors: bool) -> str:
+    """The next lines after :after, as many as :lines and :bytes allow, at least one."""
+    return f"""
+with page as (
+    select q.line, row_number() over w as number, sum(coalesce(octet_length(q.response), 0)) over w as size
+    from requests q where q.batch_id = :id and q.line > :after and {_which(errors)}
+    window w as (order by q.line rows unbounded preceding) order by q.line limit :lines
+)
+select q.line, {_line(errors)} from page p join requests q on q.batch_id = :id and q.line = p.line {_DECISION}
+where p.number = 1 or p.size <= :bytes order by q.line"""  # noqa: S608
+
+
+def _which(errors: bool) -> str:
+    return _ERRORS if errors else _OUTPUT
+
+
+def _line(errors: bool) -> str:
+    line = _ERROR_LINE if errors else _OUTPUT_LINE
+    line = f"translate({line}, E'\\n\\r', '  ')"
+    for sign in ("0085", "2028", "2029"):
+        line = f"replace({line}, U&'\\{sign}', '\\u{sign}')"
+    return line.replace(":", "\\:")  # colons of the text are no parameters
