@@ -1,0 +1,39 @@
+"""The command table: every command loads, and help needs nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.main import COMMANDS, main
+
+HEAVY = ("openai", "rich", "sqlalchemy", "pydantic", "celery", "torch", "numpy", "aiohttp", "fastapi")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_loads_and_has_help(name: str) -> None:
+    module, attribute, _ = COMMANDS[name]
+    assert isinstance(getattr(import_module(module), attribute), click.Command)
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {name}")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *(["submit", "--help"], ["report", "costs", "--help"])])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom cli.main import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"sys.exit(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
