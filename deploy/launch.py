@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-LOCK_SECONDS = 10  # a killed server's own children hold its lock until they have noticed
+LOCK_SECONDS = 2  # a killed server's own children hold its lock until they have noticed
 PR_SET_PDEATHSIG = 1
 EX_TEMPFAIL = 75
 

@@ -19,7 +19,7 @@ from deploy.errors import StackError
 from deploy.layout import StateDir
 from deploy.supervisor import DAEMON, Supervisor
 
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 3.0  # their database and broker are going away as well: there is little left to finish
 
 
 def read_event(stream: TextIO) -> bool:
@@ -69,18 +69,19 @@ def clean_up(known: dict[str, int], grace: float = GRACE_SECONDS) -> None:
 
 
 def listen(state: StateDir, stdin: TextIO, stdout: TextIO) -> None:
-    """Speak supervisord's protocol until it closes the stream."""
+    """Speak supervisord's protocol until it is gone: its stream ends, or nobody reads ours."""
     supervisor = Supervisor(state)
     known: dict[str, int] = {}
-    while True:
-        stdout.write("READY\n")
-        stdout.flush()
-        if not read_event(stdin):
-            break
-        with suppress(StackError):  # supervisord is going away: the stream ends next
-            known = refresh(supervisor, known)
-        stdout.write("RESULT 2\nOK")
-        stdout.flush()
+    with suppress(BrokenPipeError):
+        while True:
+            stdout.write("READY\n")
+            stdout.flush()
+            if not read_event(stdin):
+                break
+            with suppress(StackError):  # it is going away: the stream ends next
+                known = refresh(supervisor, known)
+            stdout.write("RESULT 2\nOK")
+            stdout.flush()
     clean_up(known)
     state.update_stack(processes={})
 

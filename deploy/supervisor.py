@@ -54,6 +54,7 @@ command={command}
 events=PROCESS_STATE
 buffer_size=1000
 startretries=1000
+stopwaitsecs=2
 stderr_logfile=logs/{listener}.log
 stderr_logfile_maxbytes=1MB
 stderr_logfile_backups=1
@@ -209,12 +210,18 @@ class Supervisor:
         except StackError:
             found = self._pid_of_file()
             if not self.running or found is None:
+                self._reap()
                 return
             pid = found
             os.kill(pid, signal.SIGTERM)
         if not self._wait_gone(seconds):
             os.kill(pid, signal.SIGKILL)
             self._wait_gone(10)
+        self._reap()
+
+    def _reap(self) -> None:
+        if self.process is not None:
+            self.process.wait()
 
     def _pid_of_file(self) -> int | None:
         try:
@@ -230,6 +237,4 @@ class Supervisor:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
-        if self.process is not None:
-            self.process.wait()
         return True

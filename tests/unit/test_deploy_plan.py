@@ -1,0 +1,87 @@
+"""What `up` decides before it starts anything."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import PostgresServer, ValkeyServer
+from deploy.errors import StackError
+from deploy.layout import StateDir
+from deploy.plan import Options, choose_port, find_config, make_plan
+from deploy.processes import PROCESSES
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
+    monkeypatch.chdir(tmp_path)
+    found = StateDir.make(tmp_path / "state")
+    (found.root / "routebatch.toml").write_text("")
+    return found
+
+
+FREE = Options(port=0, flower_port=0)
+
+
+def test_every_process_learns_its_addresses_by_environment(state: StateDir) -> None:
+    plan = make_plan(FREE, state, caller={"OPENAI_API_KEY": "theirs"})
+    assert plan.env["OPENAI_API_KEY"] == "theirs"
+    assert plan.env["ROUTEBATCH_STATE_DIR"] == str(state.root)
+    assert plan.env["ROUTEBATCH_CONFIG"] == str(state.root / "routebatch.toml")
+    assert plan.env["ROUTEBATCH_DATABASE_URL"].startswith("postgresql+psycopg:///routebatch?host=")
+    assert plan.env["ROUTEBATCH_BROKER_URL"].startswith("redis+socket:///")
+    assert plan.api_url == f"http://127.0.0.1:{plan.env['ROUTEBATCH_API_PORT']}"
+    assert plan.env["FLOWER_BASIC_AUTH"] == f"routebatch:{plan.flower_password}"
+
+
+def test_processes_start_after_the_servers_and_the_edge_comes_last(state: StateDir) -> None:
+    plan = make_plan(FREE, state, caller={})
+    names = [entry.name for entry in plan.entries]
+    assert names == ["postgres", "valkey", "api", "score", "dispatch", "train", "beat", "flower"]
+    assert [entry.stop_signal for entry in plan.entries if entry.name in ("postgres", "valkey")] == ["INT", "TERM"]
+
+
+def test_servers_that_are_named_are_not_embedded(state: StateDir) -> None:
+    database = {"ROUTEBATCH_DATABASE_URL": "postgresql+psycopg://db/routebatch"}
+    broker = {"ROUTEBATCH_BROKER_URL": "redis://broker/0"}
+    assert [type(server) for server in make_plan(FREE, state, caller=database).servers] == [ValkeyServer]
+    assert [type(server) for server in make_plan(FREE, state, caller=broker).servers] == [PostgresServer]
+    both = make_plan(FREE, state, caller=database | broker)
+    assert both.servers == ()
+    assert [entry.name for entry in both.entries] == [process.name for process in PROCESSES]
+    assert both.env["ROUTEBATCH_DATABASE_URL"] == database["ROUTEBATCH_DATABASE_URL"]
+
+
+def test_flowers_password_is_made_once_and_kept_private(state: StateDir) -> None:
+    first = make_plan(FREE, state, caller={}).flower_password
+    assert make_plan(FREE, state, caller={}).flower_password == first
+    assert len(first) >= 20
+    assert state.secrets_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_taken_port_is_named_with_its_option() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StackError, match=r"choose another with --port"):
+            choose_port(taken.getsockname()[1], "127.0.0.1", "--port")
+
+
+def test_the_configuration_is_the_given_one_else_here_else_in_the_state_directory(state: StateDir) -> None:
+    here = Path("routebatch.toml")
+    assert find_config(None, state) == state.root / "routebatch.toml"
+    here.write_text("")
+    assert find_config(None, state) == here.absolute()
+    given = Path("other.toml")
+    with pytest.raises(StackError, match=r"other\.toml: there is no such file"):
+        find_config(given, state)
+    given.write_text("")
+    assert find_config(given, state) == given.absolute()
+
+
+def test_without_a_configuration_the_error_shows_how_to_write_one(state: StateDir) -> None:
+    (state.root / "routebatch.toml").unlink()
+    with pytest.raises(StackError, match=r"(?s)--config.*\[models\.strong\].*candidates"):
+        find_config(None, state)
