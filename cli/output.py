@@ -89,7 +89,7 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     models = routing.get("models") or {}
     answered = sum(models.values())
-    rows += [(f"by {model}", share(count, answered)) for model, count in models.items()]
+    rows += [(f"by {model}", share(count, answered)) for model, count in sorted(models.items())]
     if "budget_usd" in routing:
         rows += [("cost", usd(routing.get("settled_usd"))), ("budget", usd(routing["budget_usd"]))]
     if Decimal(routing.get("reserved_usd") or 0):
