@@ -26,7 +26,8 @@ state_dir_option = click.option(
 config_option = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Default: ./routebatch.toml, else routebatch.toml in the state directory.",
+    envvar="ROUTEBATCH_CONFIG",
+    help="Default: $ROUTEBATCH_CONFIG, else ./routebatch.toml, else routebatch.toml in the state directory.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 port_type = click.IntRange(0, 65535)

@@ -135,21 +135,18 @@ def _torch() -> Check:
 
 
 def _database(url: str) -> str:
-    import sqlalchemy
+    from sqlalchemy.exc import SQLAlchemyError
 
-    engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": 5})
+    from migrations.runner import revisions
+
     try:
-        with engine.connect() as connection:
-            found = connection.execute(sqlalchemy.text("SELECT to_regclass('alembic_version')")).scalar()
-            if found is None:
-                raise StackError("reachable, but it has no schema: run `routebatch migrate`")
-            revision = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
-    except sqlalchemy.exc.SQLAlchemyError as error:
+        current, newest = revisions(url)
+    except SQLAlchemyError as error:
         # the library's message may hold the address with its password
         raise StackError(f"not reachable ({type(error).__name__})") from None
-    finally:
-        engine.dispose()
-    return f"reachable, schema revision {revision}"
+    if current != newest:
+        raise StackError(f"schema revision {current or 'none'}, this code needs {newest}: run `routebatch migrate`")
+    return f"reachable, schema revision {current}"
 
 
 def _broker(url: str) -> str:

@@ -20,9 +20,10 @@ from deploy.supervisor import Supervisor
 
 Say = Callable[[str], None]
 
-READY_SECONDS = 90  # a small and busy machine included; usually it is a few
+READY_SECONDS = 180  # a small and busy machine included; usually it is a few, and a crash is seen at once
 SERVER_SECONDS = 120  # a database may have a crash to recover from
-STARTS_ALLOWED = 2  # a process that keeps ending while we wait will not get ready
+# Restarts while we wait. A server may have to wait for its killed predecessor's children; what ours need is there.
+SERVER_RESTARTS, OUR_RESTARTS = 2, 0
 # supervisord stops groups one after the other, each within its own limit
 STOP_SECONDS = float(sum(process.stop_seconds for process in PROCESSES) + 60)
 KEY_NAME = "stack"
@@ -75,7 +76,7 @@ class Stack:
                 return False
             return True
 
-        self._wait(lambda: set() if answers() else {server.name}, [server.name], SERVER_SECONDS)
+        self._wait(lambda: set() if answers() else {server.name}, [server.name], SERVER_SECONDS, SERVER_RESTARTS)
 
     def _wait_processes(self) -> None:
         waiting = {API.name, FLOWER.name, *(worker.name for worker in WORKERS)}
@@ -90,18 +91,18 @@ class Stack:
                 waiting.difference_update(workers - health.silent_workers(self.plan.broker_url, workers, timeout=0.5))
             return waiting
 
-        self._wait(not_ready, [process.name for process in self.plan.processes], READY_SECONDS)
+        self._wait(not_ready, [process.name for process in self.plan.processes], READY_SECONDS, OUR_RESTARTS)
 
-    def _wait(self, not_ready: Callable[[], Collection[str]], names: list[str], seconds: float) -> None:
+    def _wait(self, not_ready: Callable[[], Collection[str]], names: list[str], seconds: float, restarts: int) -> None:
         """Until nothing is `not_ready`; StackError with a log's tail where one of `names` keeps ending or is late."""
-        starts: dict[str, set[int]] = {name: set() for name in names}
+        ends: dict[str, set[int]] = {name: set() for name in names}
         deadline = time.monotonic() + seconds
         while True:
             late = not_ready()
             info = self.supervisor.info()
             for name in names:
-                starts[name].add(info[name]["start"])
-                if len(starts[name]) > STARTS_ALLOWED or info[name]["statename"] == "FATAL":
+                ends[name] |= {info[name]["stop"]} - {0}
+                if len(ends[name]) > restarts:
                     raise StackError(self._with_log(f"{name} does not stay up", name))
             if not late and all(info[name]["pid"] for name in names):
                 return
