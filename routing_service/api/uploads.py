@@ -39,7 +39,7 @@ async def receive(request: Request, max_file_bytes: int) -> AsyncIterator[Upload
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_file_bytes + FRAMING_BYTES:
         raise _too_large(max_file_bytes)
-    parser = MultiPartParser(
+    parser = _WholeForm(
         request.headers, _bounded(request, max_file_bytes), max_files=1, max_fields=8, max_part_size=4096
     )
     try:
@@ -50,6 +50,23 @@ async def receive(request: Request, max_file_bytes: int) -> AsyncIterator[Upload
         yield _check(form, max_file_bytes)
     finally:
         await form.close()
+
+
+class _WholeForm(MultiPartParser):
+    """Starlette takes a form that breaks off for one that holds less; here it is refused."""
+
+    _ended = False
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self._ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends before its closing boundary")
+        return form
 
 
 async def _bounded(request: Request, max_file_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -26,14 +26,14 @@ def _number(value: Any) -> Any:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         raise ValueError("must be a number") from None
-    if not number.is_finite():
-        raise ValueError("must be a finite number")
+    if not number.is_finite() or not -MAX_BUDGET_USD <= number <= MAX_BUDGET_USD:
+        raise ValueError(f"must be a number of at most {MAX_BUDGET_USD}")
     return number
 
 
 def _whole(value: Any) -> Any:
     number = _number(value)
-    if abs(number) > MAX_BUDGET_USD or number != int(number):  # a huge exponent is not spelt out
+    if number != int(number):
         raise ValueError("must be a whole number")
     return int(number)
 
@@ -95,7 +95,8 @@ def _validate(values: Mapping[str, tuple[str, Any]]) -> BatchOptions:
         where = values[key][0]
         if first["type"] == "extra_forbidden":
             known = ", ".join(BatchOptions.model_fields)
-            raise InvalidRequestError(f"{where}: there is no such option; known are {known}", param=where) from None
+            message = f"{where}: there is no such option; known are {known}"
+            raise InvalidRequestError(message, code="unknown_parameter", param=where) from None
         code = "invalid_budget" if key == "budget_usd" else "invalid_value"
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidRequestError(f"{where}: {message}", code=code, param=where) from None
