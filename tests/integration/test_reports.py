@@ -41,6 +41,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PRICES = {"weak": (150_000_000, 600_000_000), "strong": (10_000_000_000, 30_000_000_000)}
 INPUT_TOKENS, OUTPUT_TOKENS = 100, 20
 COSTS = {model: (INPUT_TOKENS * i + OUTPUT_TOKENS * o) // MILLION for model, (i, o) in PRICES.items()}
+SQL = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("```sql\n")[1].split("```")[0]
 
 Run = Callable[..., Result]
 
@@ -192,6 +193,12 @@ def test_csv_and_json_hold_exact_decimals(run: Run) -> None:
     ]
     found = json.loads(run("report", "costs", "--batch", "batch_b", "--format", "json").stdout)
     assert [(row["batch_id"], row["created_at"][:10]) for row in found] == [("batch_b", "2026-11-21")]
+
+
+@pytest.mark.parametrize("query", SQL.split(";")[:-1])
+def test_the_readmes_queries_run(session: Session, query: str) -> None:
+    add_batch(session, "batch_a", NOON, ["weak", "strong"])
+    assert session.execute(text(query)).all()
 
 
 def test_an_unknown_batch_and_wrong_usage_are_said(run: Run) -> None:
