@@ -1,0 +1,154 @@
+"""Score: a range of a batch's lines gets its qualities, expected costs and ratios.
+
+The attempt is counted in a transaction of its own before the router runs, so that a router that kills its process
+still runs out of attempts; then the range goes on unscored, with a constant gain: cheapest-first. The batch's row is
+locked before its requests are written, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from routing_service.batches.ranking import Columns, expected_costs, fix, rank
+from routing_service.body import prompt_text
+from routing_service.db import Database
+from routing_service.models import Batch, BatchState, Request
+from routing_service.pricing import price_book
+from routing_service.routers import Router
+from routing_service.settings import Settings
+
+UNSCORED_GAIN = 0.5  # any constant ranks by cost alone
+
+Floats = npt.NDArray[np.float32]
+
+
+class RouterSource(Protocol):
+    def get(self, name: str) -> Router:
+        """The router of that name, loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A range to be scored, and what of its batch matters for it."""
+
+    batch_id: str
+    first_line: int
+    last_line: int
+    attempt: int
+    router: str
+    mode: str
+    candidates: list[str]
+
+
+def score(database: Database, settings: Settings, routers: RouterSource, batch_id: str, first_line: int) -> bool:
+    """Score the range that starts at `first_line`. True when the batch has no open range left and waits for its plan.
+
+    Idempotent; a batch that is not in progress is left alone. What the router raises goes on to the caller, until its
+    last attempt: then the range is written unscored.
+    """
+    claim = _claim(database, batch_id, first_line)
+    if claim is not None:
+        rows = _read(database, claim)
+        quality, scored = _quality(claim, rows, settings, routers)
+        values = _values(claim, rows, quality, scored, settings)
+        with database.transaction() as session:
+            _write(session, claim, values, scored)
+    with database.transaction() as session:
+        return bool(session.scalar(_WAITS_FOR_PLAN, {"batch": batch_id}))
+
+
+_CLAIM = text(
+    "update score_ranges s set attempts = least(s.attempts + 1, 32767) from batches b where b.id = s.batch_id"
+    " and b.state = 'in_progress' and s.batch_id = :batch and s.first_line = :first and s.done_at is null"
+    " returning s.batch_id, s.first_line, s.last_line, s.attempts, b.router,"
+    " coalesce(b.options ->> 'mode', 'plan'), b.candidates"
+)
+_WAITS_FOR_PLAN = text(
+    "select state = 'in_progress' and planned_at is null and not exists"
+    " (select from score_ranges r where r.batch_id = b.id and r.done_at is null) from batches b where id = :batch"
+)
+_UPDATE = text(
+    "update requests r set state = 'scored', win_rate = t.w, ratio = t.r, quality = cast(t.q as real[]),"
+    " expected_cost_nano = cast(t.c as bigint[]) from unnest(cast(:line as int[]), cast(:win_rate as real[]),"
+    " cast(:ratio as double precision[]), cast(:quality as text[]), cast(:cost as text[])) as t(l, w, r, q, c)"
+    " where r.batch_id = :batch and r.line = t.l and r.state = 'queued'"
+)
+_DONE = text("update score_ranges set done_at = now() where batch_id = :batch and first_line = :first")
+
+
+def _claim(database: Database, batch_id: str, first_line: int) -> _Claim | None:
+    """Count an attempt at the range, if it is open and its batch in progress."""
+    with database.transaction() as session:
+        row = session.execute(_CLAIM, {"batch": batch_id, "first": first_line}).one_or_none()
+    return _Claim(*row) if row else None
+
+
+def _read(database: Database, claim: _Claim) -> Sequence[Any]:
+    columns = (Request.line, Request.body, Request.pinned, Request.max_cost_nano)
+    sizes = (Request.input_bytes, Request.output_cap, Request.choices)
+    query = select(*columns, *sizes).where(
+        Request.batch_id == claim.batch_id, Request.line.between(claim.first_line, claim.last_line)
+    )
+    with database.transaction() as session:
+        return session.execute(query.order_by(Request.line)).all()
+
+
+def _quality(claim: _Claim, rows: Sequence[Any], settings: Settings, routers: RouterSource) -> tuple[Floats, bool]:
+    """Qualities of shape (n, m), and whether a router gave them. Threshold mode takes win rates as published."""
+    constant = np.full((len(rows), len(claim.candidates)), 0.5, dtype=np.float32)
+    if len(claim.candidates) == 1:
+        return constant, False
+    constant[:, 1:] += UNSCORED_GAIN / 2
+    if claim.attempt > settings.score.max_attempts:
+        return constant, False
+    try:
+        router = routers.get(claim.router)
+        prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
+        if claim.mode != "threshold":
+            return router.score(prompts, claim.candidates)[0], True
+        rates = router.win_rates(prompts, claim.candidates[-1], claim.candidates[0])
+        return np.column_stack([constant[:, 0], rates]), True
+    except Exception:
+        # Whatever a router fails at, the batch outlives it; before the last attempt the error is the caller's to log.
+        if claim.attempt < settings.score.max_attempts:
+            raise
+        return constant, False
+
+
+def _values(claim: _Claim, rows: Sequence[Any], quality: Floats, scored: bool, settings: Settings) -> dict[str, Any]:
+    """What is written, by parameter of the update."""
+    prices = price_book(settings)
+    columns = Columns.of(rows)
+    cost = expected_costs(columns, claim.candidates, settings, prices)
+    win_rate = quality[:, -1] if scored else None
+    ratio = rank(claim.mode, win_rate, quality, cost)
+    return {
+        "batch": claim.batch_id,
+        "line": [row.line for row in rows],
+        "win_rate": [None] * len(rows) if win_rate is None else win_rate.tolist(),
+        "ratio": fix(ratio, columns, claim.candidates[-1], settings, prices).tolist(),
+        "quality": _array_texts(quality.tolist()),
+        "cost": _array_texts(cost.tolist()),
+    }
+
+
+def _array_texts(rows: list[list[Any]]) -> list[str]:
+    return [f"{{{','.join(map(str, row))}}}" for row in rows]
+
+
+def _write(session: Session, claim: _Claim, values: dict[str, Any], scored: bool) -> None:
+    batch = session.get_one(Batch, claim.batch_id, with_for_update={"key_share": True})
+    if batch.state is not BatchState.IN_PROGRESS:
+        return
+    session.execute(_UPDATE, values)
+    session.execute(_DONE, {"batch": claim.batch_id, "first": claim.first_line})
+    if not scored and len(claim.candidates) > 1:
+        batch.unscored = True
