@@ -24,7 +24,8 @@ from routing_service.settings import Settings
 _COPY = f"""
 copy (select line, ratio, coalesce(2 * (quality[cardinality(quality)] - quality[1]), 0)::float8, floor_nano,
              expected_cost_nano[cardinality(expected_cost_nano)] - expected_cost_nano[1], pinned is not null,
-             coalesce(array_position(%s::text[], coalesce(pinned, %s)), 0), input_bytes, coalesce(output_cap, {NO_CAP}), choices
+             coalesce(array_position(%s::text[], coalesce(pinned, %s)), 0),
+             input_bytes, coalesce(output_cap, {NO_CAP}), choices
       from requests where batch_id = %s and state = 'scored') to stdout (format binary)
 """  # noqa: S608
 _FIELDS = {

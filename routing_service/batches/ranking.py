@@ -22,7 +22,7 @@ class Columns:
     output_cap: Ints
     choices: Ints
     max_cost_nano: Ints
-    pinned: npt.NDArray[np.object_]  # the model's key, or None
+    pinned: list[str | None]  # the model's key
 
     @classmethod
     def of(cls, rows: Sequence[Any]) -> Columns:
@@ -32,7 +32,7 @@ class Columns:
             output_cap=np.array([row.output_cap or NO_CAP for row in rows], dtype=np.int64),
             choices=np.array([row.choices for row in rows], dtype=np.int64),
             max_cost_nano=np.array([row.max_cost_nano or NO_CAP for row in rows], dtype=np.int64),
-            pinned=np.array([row.pinned for row in rows], dtype=np.object_),
+            pinned=[row.pinned for row in rows],
         )
 
 
@@ -58,6 +58,7 @@ def fix(ratio: Floats, columns: Columns, strong: str, settings: Settings, prices
     worst = prices.worst_cases(
         strong, settings.models[strong], columns.input_bytes, columns.output_cap, columns.choices
     )
-    free = np.equal(columns.pinned, None)
+    pinned = np.array([model is not None for model in columns.pinned], dtype=np.bool_)
+    to_strong = np.array([model == strong for model in columns.pinned], dtype=np.bool_)
     ratio = np.where(worst <= columns.max_cost_nano, ratio, -np.inf)
-    return np.where(free, ratio, np.where(np.equal(columns.pinned, strong), np.inf, -np.inf))
+    return np.where(pinned, np.where(to_strong, np.inf, -np.inf), ratio)
