@@ -7,16 +7,15 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import binaries
+from deploy.configuration import check_config, find_config
 from deploy.errors import StackError
 from deploy.isolation import isolation
 from deploy.layout import StateDir
-from deploy.plan import find_config
 
 LOW_DISK_BYTES = 1_000_000_000
 
@@ -89,28 +88,10 @@ def _configuration(state: StateDir, config: Path | None) -> Check:
         return Check("configuration", False, str(error).splitlines()[0])
 
     def read() -> str:
-        from routing_service.settings import load_settings
-
-        with _environment(ROUTEBATCH_CONFIG=str(path)):
-            settings = load_settings()
+        settings = check_config(path)
         return f"{path}: candidates {', '.join(settings.candidates) or 'none'}"
 
     return _check("configuration", read)
-
-
-@contextmanager
-def _environment(**changes: str) -> Iterator[None]:
-    """The settings are read from the environment alone: lend them ours."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _disk(state: StateDir) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.configuration import check_config, find_config
 from deploy.embedded import PostgresServer, Server, ValkeyServer
 from deploy.errors import StackError
 from deploy.isolation import isolation
@@ -20,23 +21,6 @@ from deploy.supervisor import Entry
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 5  # of a Python process: importing takes most of a second, a wrong configuration shows within few
-
-CONFIG_HELP = """\
-no routebatch.toml: write one beside this command, name it with --config, or put it into the state directory ({state}).
-The least it needs:
-
-[models.strong]
-name = "gpt-5"
-base_url = "https://api.openai.com/v1"
-api_key_env = "OPENAI_API_KEY"
-
-[models.weak]
-name = "gpt-5-nano"
-base_url = "https://api.openai.com/v1"
-api_key_env = "OPENAI_API_KEY"
-
-[routing]
-candidates = ["weak", "strong"]"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +76,7 @@ class Plan:
 def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> Plan:
     """Decide everything; raises StackError for a missing configuration or a taken port."""
     config = find_config(options.config, state)
+    check_config(config)
     servers: list[Server] = []
     database_url, broker_url = caller.get("ROUTEBATCH_DATABASE_URL"), caller.get("ROUTEBATCH_BROKER_URL")
     if not database_url:
@@ -123,18 +108,6 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
     api_url = f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
     flower_url = f"http://{LOOPBACK}:{flower_port}"
     return Plan(env, tuple(servers), PROCESSES, api_url, flower_url, password, database_url, broker_url)
-
-
-def find_config(given: Path | None, state: StateDir) -> Path:
-    """The configuration file: as given, else ./routebatch.toml, else the state directory's."""
-    if given is not None:
-        if not given.is_file():
-            raise StackError(f"--config names {given}: there is no such file")
-        return given.absolute()
-    for candidate in (Path("routebatch.toml"), state.root / "routebatch.toml"):
-        if candidate.is_file():
-            return candidate.absolute()
-    raise StackError(CONFIG_HELP.format(state=state.root))
 
 
 def choose_port(wanted: int, host: str, option: str) -> int:

@@ -53,7 +53,7 @@ class RunningStack:
             env=os.environ | env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
 
@@ -120,7 +120,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Ru
     running.down()
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 40) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "did not happen in time"

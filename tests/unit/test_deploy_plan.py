@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from deploy.configuration import find_config
 from deploy.embedded import PostgresServer, ValkeyServer
 from deploy.errors import StackError
 from deploy.layout import StateDir
-from deploy.plan import Options, choose_port, find_config, make_plan
+from deploy.plan import Options, choose_port, make_plan
 from deploy.processes import PROCESSES
 
 
@@ -79,6 +81,17 @@ def test_the_configuration_is_the_given_one_else_here_else_in_the_state_director
         find_config(given, state)
     given.write_text("")
     assert find_config(given, state) == given.absolute()
+
+
+def test_a_mistake_in_the_configuration_is_named_before_anything_runs(state: StateDir) -> None:
+    file = state.root / "routebatch.toml"
+    file.write_text("[budget]\nno_such_key = 1\n")
+    with pytest.raises(StackError, match=rf"{file}.*no_such_key"):
+        make_plan(FREE, state, caller={})
+    file.write_text('[models.weak]\nname = "unheard-of"\nbase_url = "http://127.0.0.1:9/v1"\n')
+    with pytest.raises(StackError, match="weak"):
+        make_plan(FREE, state, caller={})
+    assert "ROUTEBATCH_CONFIG" not in os.environ
 
 
 def test_without_a_configuration_the_error_shows_how_to_write_one(state: StateDir) -> None:
