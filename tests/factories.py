@@ -7,11 +7,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from routing_service.batches.ingest import ingest
+from routing_service.batches.plan import plan
+from routing_service.batches.score import score
 from routing_service.db import Database
-from routing_service.models import ApiKey, Batch, BatchState, Budget, BudgetKind, File, FileChunk, FilePurpose
-from routing_service.pricing import NANO, format_usd
+from routing_service.models import (
+    ApiKey,
+    Batch,
+    BatchState,
+    Budget,
+    BudgetKind,
+    File,
+    FileChunk,
+    FilePurpose,
+    ScoreRange,
+)
+from routing_service.pricing import NANO, format_usd, price_book
+from routing_service.routers import Routers
 from routing_service.settings import Settings
 
 STRONG = {
@@ -113,3 +128,22 @@ def new_batch(database: Database, content: bytes | int | list[Any], **columns: A
     with database.transaction() as session:
         key = make_key(session)
         return make_batch(session, key, make_file(session, key, file_bytes), **columns).id
+
+
+def ingested_batch(database: Database, content: bytes | int | list[Any], settings: Settings, **columns: Any) -> str:
+    """The id of a batch that is in progress, its lines queued."""
+    batch_id = new_batch(database, content, **columns)
+    assert ingest(database, settings, price_book(settings), batch_id)
+    return batch_id
+
+
+def planned_batch(database: Database, content: bytes | int | list[Any], settings: Settings, **columns: Any) -> str:
+    """The id of a batch that may be dispatched: ingested, scored and planned."""
+    batch_id = ingested_batch(database, content, settings, **columns)
+    with database.transaction() as session:
+        query = select(ScoreRange.first_line).where(ScoreRange.batch_id == batch_id)
+        first_lines = session.scalars(query.order_by(ScoreRange.first_line)).all()
+    for first_line in first_lines:
+        score(database, settings, Routers(settings), batch_id, first_line)
+    assert plan(database, settings, batch_id)
+    return batch_id

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -193,10 +194,16 @@ def _lock(session: Session, batch: Batch) -> None:
 
 
 def _accept(session: Session, batch: Batch, intake: _Intake) -> list[int]:
+    now = _now(session)
     step = intake.settings.score.range_lines
     first_lines = list(range(1, intake.total + 1, step))
     ranges = [
-        {"batch_id": batch.id, "first_line": first, "last_line": min(first + step - 1, intake.total)}
+        {
+            "batch_id": batch.id,
+            "first_line": first,
+            "last_line": min(first + step - 1, intake.total),
+            "announced_at": now,
+        }
         for first in first_lines
     ]
     session.execute(insert(ScoreRange), ranges)
@@ -205,7 +212,7 @@ def _accept(session: Session, batch: Batch, intake: _Intake) -> list[int]:
     batch.total = intake.total
     batch.floor_nano = intake.floor_nano
     batch.state = BatchState.IN_PROGRESS
-    batch.in_progress_at = batch.announced_at = session.scalars(select(func.now())).one()
+    batch.in_progress_at = batch.announced_at = now
     return first_lines
 
 
@@ -223,8 +230,15 @@ def _fail(session: Session, batch: Batch, intake: _Intake) -> list[int] | None:
         _lock(session, batch)
     except _SupersededError:
         return None
+    now = _now(session)
     batch.errors = intake.errors
     batch.error_count = intake.error_count
     batch.state = BatchState.FAILED
-    batch.failed_at = session.scalars(select(func.now())).one()
+    batch.failed_at = now
     return []
+
+
+def _now(session: Session) -> datetime:
+    """The time it is, not the time at which this transaction began: reading a file takes a while."""
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return now

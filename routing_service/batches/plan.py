@@ -60,11 +60,12 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         made = _allocate(table, _available(session, batch), batch, settings)
         if not _still_in_progress(session, batch):
             return False
+        now = session.scalars(select(func.clock_timestamp())).one()
         batch.shadow_price = made.shadow_price
         batch.cut_line = made.cut_line
         batch.expected_gain = made.expected_gain
         batch.expected_cost_nano = made.expected_cost
-        batch.planned_at = session.scalars(select(func.now())).one()
+        batch.planned_at = now
         return True
 
 

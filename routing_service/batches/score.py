@@ -79,7 +79,8 @@ _UPDATE = text(
     "update requests r set state = 'scored', win_rate = t.w, ratio = t.r, quality = cast(t.q as real[]),"
     " expected_cost_nano = cast(t.c as bigint[]) from unnest(cast(:line as int[]), cast(:win_rate as real[]),"
     " cast(:ratio as double precision[]), cast(:quality as text[]), cast(:cost as text[])) as t(l, w, r, q, c)"
-    " where r.batch_id = :batch and r.line = t.l and r.state = 'queued'"
+    # The range is named besides the lines: whatever way the join is planned, no row beyond it is read.
+    " where r.batch_id = :batch and r.line between :first and :last and r.line = t.l and r.state = 'queued'"
 )
 _DONE = text("update score_ranges set done_at = now() where batch_id = :batch and first_line = :first")
 
@@ -132,6 +133,8 @@ def _values(claim: _Claim, rows: Sequence[Any], quality: Floats, scored: bool, s
     ratio = rank(claim.mode, win_rate, quality, cost)
     return {
         "batch": claim.batch_id,
+        "first": claim.first_line,
+        "last": claim.last_line,
         "line": [row.line for row in rows],
         "win_rate": [None] * len(rows) if win_rate is None else win_rate.tolist(),
         "ratio": fix(ratio, columns, claim.candidates[-1], settings, prices).tolist(),
