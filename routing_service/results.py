@@ -17,6 +17,8 @@ from routing_service.db import Database
 PAGE_LINES = 512
 PAGE_BYTES = 4_000_000  # of upstream bodies: what one page may hold in memory, unless a single body is larger
 
+_BREAKS = {"000a": " ", "000d": " ", "0085": "\\u0085", "2028": "\\u2028", "2029": "\\u2029"}
+
 _OUTPUT = "q.state = 'succeeded'"
 _ERRORS = "q.state in ('failed', 'cancelled', 'expired', 'unaffordable')"
 
@@ -143,7 +145,6 @@ def _which(errors: bool) -> str:
 
 def _line(errors: bool) -> str:
     line = _ERROR_LINE if errors else _OUTPUT_LINE
-    line = f"translate({line}, E'\\n\\r', '  ')"
-    for sign in ("0085", "2028", "2029"):
-        line = f"replace({line}, U&'\\{sign}', '\\u{sign}')"
+    for sign, stand_in in _BREAKS.items():
+        line = f"replace({line}, U&'\\{sign}', '{stand_in}')"
     return line.replace(":", "\\:")  # colons of the text are no parameters

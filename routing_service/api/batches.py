@@ -58,7 +58,7 @@ def list_of_batches(
     key_id: KeyId, services: Use, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: After = None
 ) -> Response:
     with services.database.transaction() as session:
-        return list_reply(*list_batches(session, key_id, limit=limit, after=after))
+        return list_reply(*list_batches(session, services.totals, key_id, limit=limit, after=after))
 
 
 @router.get("/{batch_id}")
@@ -79,7 +79,7 @@ def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
 
 def _show(services: Services, key_id: str, batch_id: str) -> Response:
     with services.database.transaction() as session:
-        return reply(batch_object(session, key_id, batch_id))
+        return reply(batch_object(session, services.totals, key_id, batch_id))
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
 
 from routing_service import keys
+from routing_service.batches.totals import TotalsCache
 from routing_service.db import Database
 from routing_service.errors import AuthenticationError, InvalidRequestError, TooLargeError
 from routing_service.events import Publisher
@@ -29,6 +30,7 @@ class Services:
     database: Database
     publisher: Publisher
     prices: PriceBook
+    totals: TotalsCache = field(default_factory=TotalsCache)
 
 
 def _services(request: Request) -> Services:

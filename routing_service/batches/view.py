@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from routing_service.batches.totals import Totals, TotalsCache
 from routing_service.errors import NotFoundError
-from routing_service.models import Batch, BatchState, Budget, RequestState
+from routing_service.models import Batch, BatchState, Budget
 from routing_service.pricing import format_usd
 
 _TIMES = (
@@ -28,19 +27,6 @@ _TIMES = (
 )
 
 
-@dataclass(slots=True)
-class _Totals:
-    """What a batch's requests and attempts add up to."""
-
-    by_model: dict[str, int] = field(default_factory=dict)
-    by_reason: dict[str, int] = field(default_factory=dict)
-    unaffordable: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
 def own_batch(session: Session, api_key_id: str, batch_id: str, *, lock: bool = False) -> Batch:
     """The key's own batch, locked if it is to change; NotFoundError if it is another's."""
     query = select(Batch).where(Batch.id == batch_id, Batch.api_key_id == api_key_id)
@@ -52,13 +38,13 @@ def own_batch(session: Session, api_key_id: str, batch_id: str, *, lock: bool = 
     return batch
 
 
-def batch_object(session: Session, api_key_id: str, batch_id: str) -> dict[str, Any]:
+def batch_object(session: Session, cache: TotalsCache, api_key_id: str, batch_id: str) -> dict[str, Any]:
     """The batch object of one batch."""
-    return _objects(session, [own_batch(session, api_key_id, batch_id)])[0]
+    return _objects(session, cache, [own_batch(session, api_key_id, batch_id)])[0]
 
 
 def list_batches(
-    session: Session, api_key_id: str, *, limit: int, after: str | None
+    session: Session, cache: TotalsCache, api_key_id: str, *, limit: int, after: str | None
 ) -> tuple[list[dict[str, Any]], bool]:
     """A page of batch objects, newest first, and whether there are more."""
     query = select(Batch).where(Batch.api_key_id == api_key_id)
@@ -66,17 +52,17 @@ def list_batches(
         last = own_batch(session, api_key_id, after)
         query = query.where(tuple_(Batch.created_at, Batch.id) < tuple_(last.created_at, last.id))
     found = session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)).all()
-    return _objects(session, found[:limit]), len(found) > limit
+    return _objects(session, cache, found[:limit]), len(found) > limit
 
 
-def _objects(session: Session, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def _objects(session: Session, cache: TotalsCache, batches: Sequence[Batch]) -> list[dict[str, Any]]:
     ids = [batch.id for batch in batches]
     budgets = {b.batch_id: b for b in session.scalars(select(Budget).where(Budget.batch_id.in_(ids)))}
-    totals = _totals(session, ids)
+    totals = cache.of(session, [(batch, budgets[batch.id]) for batch in batches])
     return [_object(batch, budgets[batch.id], totals[batch.id]) for batch in batches]
 
 
-def _object(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
+def _object(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
     return {
         "id": batch.id,
         "object": "batch",
@@ -109,7 +95,7 @@ def _errors(batch: Batch) -> dict[str, Any] | None:
     return {"object": "list", "data": batch.errors}
 
 
-def _routing(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
+def _routing(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
     expected = batch.expected_cost_nano
     return {
         "budget_usd": format_usd(budget.limit_nano),
@@ -130,33 +116,6 @@ def _routing(batch: Batch, budget: Budget, totals: _Totals) -> dict[str, Any]:
         "paused": batch.paused,
         "continues": None,
     }
-
-
-def _totals(session: Session, ids: list[str]) -> dict[str, _Totals]:
-    totals: dict[str, _Totals] = defaultdict(_Totals)
-    for batch_id, state, model, reason, count in session.execute(text(_FINISHED), {"ids": ids}):
-        of = totals[batch_id]
-        if state == RequestState.UNAFFORDABLE:
-            of.unaffordable += count
-        else:
-            of.by_model[model] = of.by_model.get(model, 0) + count
-            of.by_reason[reason] = of.by_reason.get(reason, 0) + count
-    for batch_id, *tokens in session.execute(text(_TOKENS), {"ids": ids}):
-        of = totals[batch_id]
-        of.input_tokens, of.cached_tokens, of.output_tokens, of.reasoning_tokens = (int(n) for n in tokens)
-    return totals
-
-
-# Only requests that were answered count by model and reason; only finished ones are looked at.
-_FINISHED = """
-select batch_id, state::text, model, reason::text, count(*) from requests
-where batch_id = any(:ids) and state in ('succeeded', 'unaffordable') group by 1, 2, 3, 4
-"""
-_TOKENS = """
-select batch_id, coalesce(sum(input_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(output_tokens), 0),
-       coalesce(sum(reasoning_tokens), 0)
-from attempts where batch_id = any(:ids) group by batch_id
-"""
 
 
 def _seconds(moment: datetime | None) -> int | None:
