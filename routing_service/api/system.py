@@ -15,10 +15,10 @@ from routing_service.api.context import KeyId, Use
 from routing_service.api.replies import reply
 from routing_service.db import Database
 from routing_service.errors import NotFoundError
+from routing_service.lines import AUTO
 from routing_service.settings import Settings
 
 router = APIRouter()
-AUTO = "routebatch-auto"  # the batch decides
 BROKER_TIMEOUT_S = 1.0
 
 

@@ -23,12 +23,12 @@ from routing_service.batches.options import BatchOptions, parse_options
 from routing_service.db import Database
 from routing_service.errors import ConflictError, InvalidRequestError, NotFoundError
 from routing_service.events import Publisher
+from routing_service.lines import ENDPOINT
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
 from routing_service.pricing import PriceBook, to_nano
 from routing_service.routers import ROUTERS
 from routing_service.settings import Settings
 
-ENDPOINT = "/v1/chat/completions"
 MAX_WINDOW = timedelta(days=7)
 RETRY_WINDOW = timedelta(minutes=10)
 MAX_METADATA = (16, 64, 512)  # pairs, characters of a key, of a value

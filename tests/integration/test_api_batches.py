@@ -249,7 +249,7 @@ def test_a_retried_create_returns_the_batch_of_the_last_minutes(client: OpenAI, 
 
 def test_the_sdks_own_retry_after_a_lost_answer_makes_one_batch(api: Api) -> None:
     """The database answers late once: the client gives up, retries, and finds the batch of its first try."""
-    with api.client(retries=2) as client:
+    with api.client(retries=8) as client:
         file_id = upload(client)
         with api.database.transaction() as session:
             session.execute(text("lock table budgets in access exclusive mode"))
