@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,11 @@ def socket_dir(root: Path) -> Path:
     if PLAIN_PATH.fullmatch(str(own)) and len(os.fsencode(own)) + LONGEST_SOCKET_NAME <= SOCKET_PATH_LIMIT:
         return private_dir(own)
     return private_dir(hashed_dir(root))
+
+
+def remove_sockets(root: Path) -> None:
+    """Remove the stand-in for a deep `root`. What lies under `root` itself is its owner's to remove."""
+    shutil.rmtree(hashed_dir(root), ignore_errors=True)
 
 
 def write_private(path: Path, text: str) -> None:

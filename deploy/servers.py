@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.embedded import NOT_READY, PostgresServer, Server, ValkeyServer
 from deploy.errors import StackError
 from deploy.isolation import foreign_dir
-from deploy.layout import private_dir, socket_dir
+from deploy.layout import private_dir, remove_sockets, socket_dir
 from deploy.programs import launch_argv, write_programs
 
 READY_SECONDS = 60
@@ -33,7 +33,7 @@ def run_postgres(directory: Path) -> Iterator[str]:
             server.create_database()
             yield server.url
     finally:
-        _remove_sockets(server.sockets, directory)
+        remove_sockets(directory)
         if server.isolated.uid is not None:
             shutil.rmtree(foreign_dir(directory, server.isolated.uid), ignore_errors=True)
 
@@ -47,13 +47,7 @@ def run_valkey(directory: Path) -> Iterator[str]:
         with _running(server, directory):
             yield server.url
     finally:
-        _remove_sockets(server.sockets, directory)
-
-
-def _remove_sockets(sockets: Path, directory: Path) -> None:
-    """What lies under `directory` is its owner's to remove; the short stand-in for a deep path is ours."""
-    if not sockets.is_relative_to(directory):
-        shutil.rmtree(sockets, ignore_errors=True)
+        remove_sockets(directory)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from deploy import health, leftovers
 from deploy.embedded import NOT_READY, PostgresServer, Server
 from deploy.errors import StackError
-from deploy.layout import StateDir, locked
+from deploy.layout import StateDir, locked, remove_sockets
 from deploy.plan import Options, Plan, make_plan
 from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
 from deploy.supervisor import Supervisor
@@ -185,4 +185,5 @@ def stop(state: StateDir) -> bool:
     supervisor.stop(STOP_SECONDS)
     ran = leftovers.end(state.root) > 0 or ran
     state.stack_file.unlink(missing_ok=True)
+    remove_sockets(state.root)
     return ran

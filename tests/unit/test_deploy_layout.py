@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import StackError
-from deploy.layout import StateDir, default_state_dir, hashed_dir, is_locked, locked, private_dir, socket_dir
+from deploy.layout import (
+    StateDir,
+    default_state_dir,
+    hashed_dir,
+    is_locked,
+    locked,
+    private_dir,
+    remove_sockets,
+    socket_dir,
+)
 
 
 def test_the_default_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +63,8 @@ def test_sockets_of_an_awkward_directory_lie_in_a_short_private_one(tmp_path: Pa
         with socket.socket(socket.AF_UNIX) as one:
             one.bind(str(found / "supervisor.sock.4194304"))
     finally:
-        for left in found.iterdir():
-            left.unlink()
-        found.rmdir()
+        remove_sockets(root)
+    assert not found.exists()
 
 
 def test_two_directories_never_share_their_sockets(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,18 @@ import pytest
 from deploy.configuration import find_config
 from deploy.embedded import PostgresServer, ValkeyServer
 from deploy.errors import StackError
-from deploy.layout import StateDir
+from deploy.layout import StateDir, remove_sockets
 from deploy.plan import Options, choose_port, make_plan
 from deploy.processes import PROCESSES
 
 
 @pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDir:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDir]:
     monkeypatch.chdir(tmp_path)
     found = StateDir.make(tmp_path / "state")
     (found.root / "routebatch.toml").write_text("")
-    return found
+    yield found
+    remove_sockets(found.root)
 
 
 FREE = Options(port=0, flower_port=0)

@@ -14,7 +14,7 @@ import pytest
 
 from deploy import leftovers
 from deploy.errors import StackError
-from deploy.layout import StateDir
+from deploy.layout import StateDir, remove_sockets
 from deploy.leftovers import MARK
 from deploy.listener import read_event
 from deploy.programs import Program
@@ -54,6 +54,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     yield found
     found.stop(20)
     leftovers.end(state.root)
+    remove_sockets(state.root)
 
 
 def started(supervisor: Supervisor, *names: str) -> dict[str, int]:
@@ -115,11 +116,14 @@ def test_a_directory_without_supervisor_answers_with_a_clear_error(tmp_path: Pat
     assert not idle.running
     with pytest.raises(StackError, match="does not answer"):
         idle.info()
+    remove_sockets(idle.state.root)
 
 
 def test_percent_signs_of_an_interpreter_path_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/a 100%/python")
-    text = render(StateDir.make(tmp_path / "state"), ENTRIES)
+    state = StateDir.make(tmp_path / "state")
+    text = render(state, ENTRIES)
+    remove_sockets(state.root)
     assert "command='/a 100%%/python' -I -S" in text
 
 
