@@ -116,26 +116,24 @@ def _routebatch(state: Path, *arguments: str, allowed: tuple[int, ...] = (0,), j
 
 
 def _environment(state: Path) -> dict[str, str]:
-    """The caller's environment without settings of its own, which might point to a real stack."""
+    """The caller's environment without settings of its own, which might point to a real stack.
+
+    Temporary files lie in the state directory, so that they go with it.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTEBATCH_") or name in KEPT}
-    return env | {"ROUTEBATCH_STATE_DIR": str(state)}
+    return env | {"ROUTEBATCH_STATE_DIR": str(state), "TMPDIR": str(state)}
 
 
 @contextmanager
 def _process(argv: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A process in a session of its own, so that Ctrl-C reaches us first; ended with the block at the latest."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        with process:
-            try:
-                yield process
-            finally:
-                _end(process)
-    finally:
-        if sys.stderr.isatty():
-            screen.show_cursor()  # a progress bar that was cut off has hidden it
+    ) as process:
+        try:
+            yield process
+        finally:
+            _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -170,6 +168,8 @@ def _state_dir() -> Iterator[Path]:
         yield root
     finally:
         _ignore_signals()
+        if screen.is_terminal:
+            screen.show_cursor()  # a progress bar that was cut off has hidden it
         _say("stopping everything")
         stop(state)
         left = leftovers.end(root)

@@ -78,7 +78,7 @@ def summary_table(outcome: Outcome) -> Table:
     table.add_row("errors", str(outcome.errors))
     by_model = ", ".join(f"{m} {_percent(outcome.right[m], n)}" for m, n in sorted(outcome.answered.items()))
     right = _percent(sum(outcome.right.values()), answered)
-    table.add_row("right answers", f"{right} ({by_model}): the models are simulated")
+    table.add_row("right answers", f"{right} ({by_model}; simulated)")
     return table
 
 
