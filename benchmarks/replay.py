@@ -59,7 +59,7 @@ def replay(stack: Stack, rows: list[dict[str, str]], budget: str) -> dict[str, o
     billed = Decimal(stack.billed_nano()) / 1_000_000_000
     settled = Decimal(json.loads(stack.run("status", batch.id, "--json"))["routing"]["settled_usd"])
     report = csv.DictReader(io.StringIO(stack.run("report", "costs", "--by", "batch", "--format", "csv")))
-    reported = next(Decimal(row["settled_usd"]) for row in report if row["batch_id"] == batch.id)
+    reported = next(Decimal(row["cost_usd"]) for row in report if row["batch_id"] == batch.id)
     assert billed == settled == reported, (billed, settled, reported)
     stack.run("ledger", "verify")
     strong = {a["custom_id"] for a in answers if a["response"]["body"]["model"] == STRONG}

@@ -10,12 +10,9 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import worker_shutting_down
-from kombu import Queue
 
 from routing_service.settings import Settings, get_settings
 from workers.stopping import stopping
-
-QUEUES = ("ingest", "score", "dispatch", "train", "default")
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -42,7 +39,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "task_default_queue": "default",
-        "task_queues": [Queue(name) for name in QUEUES],
         "task_routes": {
             "routebatch.ingest": {"queue": "ingest"},
             "routebatch.score": {"queue": "score"},

@@ -42,26 +42,22 @@ class Context:
     def routers(self) -> Routers:
         return Routers(self.settings)
 
-    @cached_property
-    def loop(self) -> asyncio.Runner:
-        return asyncio.Runner()
-
-    @cached_property
-    def upstreams(self) -> Upstreams:
-        async def make() -> Upstreams:
-            return Upstreams(self.settings.models, self.settings.dispatch.max_response_bytes)
-
-        return self.loop.run(make())
-
     def pump(self) -> None:
         """One stretch of dispatching, on the process's own event loop and HTTP client."""
+        self._loop.run(self._pump())
 
-        async def run() -> None:
-            await Pump(
-                self.database, self.settings, self.prices, self.upstreams, self.publisher, stopping.is_set
-            ).run()
+    @cached_property
+    def _loop(self) -> asyncio.Runner:
+        return asyncio.Runner()
 
-        self.loop.run(run())
+    async def _pump(self) -> None:
+        upstreams = self._upstreams
+        await Pump(self.database, self.settings, self.prices, upstreams, self.publisher, stopping.is_set).run()
+
+    @cached_property
+    def _upstreams(self) -> Upstreams:
+        """Made by the first pump, inside the loop that all pumps of this process run in."""
+        return Upstreams(self.settings.models, self.settings.dispatch.max_response_bytes)
 
 
 @cache
