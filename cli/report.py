@@ -16,6 +16,9 @@ from cli.database import database_options, reading
 if TYPE_CHECKING:
     from routing_service.reports import Report
 
+# shown in the table only where they say something
+QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd"}
+
 
 @click.group()
 def report() -> None:
@@ -55,9 +58,10 @@ def _table(found: Report) -> None:
         click.echo("nothing was spent yet")
         return
     totals = found.totals
-    cells = [[_cell(column, row[column]) for column in found.columns] for row in found.rows]
-    total = ["total", *(_cell(column, totals.get(column, "")) for column in found.columns[1:])]
-    print_table([_heading(column) for column in found.columns], cells, numeric=map(_heading, totals), total=total)
+    columns = [column for column in found.columns if column not in QUIET or totals.get(column)]
+    cells = [[_cell(column, row[column]) for column in columns] for row in found.rows]
+    total = ["total", *(_cell(column, totals.get(column, "")) for column in columns[1:])]
+    print_table([_heading(column) for column in columns], cells, numeric=map(_heading, totals), total=total)
 
 
 def _heading(column: str) -> str:
