@@ -19,12 +19,12 @@ no routebatch.toml: write one beside this command, name it with --config, or put
 The least it needs:
 
 [models.strong]
-name = "gpt-5"
+name = "gpt-6.1-sol"
 base_url = "https://api.openai.com/v1"
 api_key_env = "OPENAI_API_KEY"
 
 [models.weak]
-name = "gpt-5-nano"
+name = "gpt-6-luna"
 base_url = "https://api.openai.com/v1"
 api_key_env = "OPENAI_API_KEY"
 

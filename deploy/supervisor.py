@@ -55,6 +55,7 @@ events=PROCESS_STATE
 buffer_size=1000
 startretries=1000
 stopwaitsecs=2
+stdout_logfile=NONE
 stderr_logfile=logs/{listener}.log
 stderr_logfile_maxbytes=1MB
 stderr_logfile_backups=1
