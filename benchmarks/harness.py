@@ -122,7 +122,10 @@ def _watching(stack: Stack) -> Iterator[None]:
 
     def watch() -> None:
         while not stop.wait(0.5):
-            for name, pid in json.loads((stack.root / "stack.json").read_text())["processes"].items():
+            processes = json.loads((stack.root / "stack.json").read_text())["processes"]
+            for name, pid in processes.items():
+                if name == "supervisord":  # the parent of all
+                    continue
                 try:
                     process = psutil.Process(pid)
                     for one in [process, *process.children(recursive=True)]:

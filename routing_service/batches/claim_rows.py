@@ -73,7 +73,9 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
     )
 
 
-_UPGRADED = "(ratio > :price or (ratio = :price and line <= :cut))"
+# The first condition is for the index: without it an empty strong end is found by reading the whole weak one.
+_UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
+_KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select line, pinned, max_cost_nano, input_bytes, output_cap, choices, win_rate, quality, ratio, floor_nano, attempts,
        cost_nano, body
@@ -90,9 +92,10 @@ def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]
     if strong > 0:
         query = text(_ROWS.format(side=_UPGRADED, direction="desc"))
         rows += session.execute(query, values | {"limit": strong}).all()
-    weak = bite if any(free > 0 for free in slots.values()) else 0
+    # The weak end also holds what is pinned to models outside the plan.
+    weak = min(bite, sum(free for model, free in slots.items() if model != plan.strongest or strong == 0))
     if weak > 0:
-        query = text(_ROWS.format(side=f"not {_UPGRADED}", direction="asc"))
+        query = text(_ROWS.format(side=_KEPT, direction="asc"))
         rows += session.execute(query, values | {"limit": weak}).all()
     return rows
 
