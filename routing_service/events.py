@@ -17,7 +17,7 @@ class Publisher(Protocol):
         """A range of a batch's lines (it starts at `first_line`) waits to be scored."""
 
     def plan(self, batch_id: str) -> None:
-        """Every range of the batch is scored."""
+        """Every range of the batch is scored, or enough of it is answered for a new cut."""
 
     def dispatch(self) -> None:
         """Some batch has requests to dispatch: the pump's doorbell."""

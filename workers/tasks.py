@@ -7,6 +7,7 @@ from celery import shared_task
 from routing_service.batches.finish import finish as finish_batch
 from routing_service.batches.ingest import ingest as ingest_batch
 from routing_service.batches.plan import plan as plan_batch
+from routing_service.batches.replan import replan as replan_batch
 from routing_service.batches.score import score as score_range
 from routing_service.batches.sweep import sweep as sweep_all
 from workers.context import context
@@ -33,10 +34,12 @@ def score(batch_id: str, first_line: int) -> None:
 
 @shared_task(name="routebatch.plan")
 def plan(batch_id: str) -> None:
-    """Allocate the batch under its budget; ring the pump."""
+    """Allocate the batch under its budget and ring the pump; later, cut what is left of it anew."""
     c = context()
     if plan_batch(c.database, c.settings, batch_id):
         c.publisher.dispatch()
+    else:
+        replan_batch(c.database, c.settings, batch_id)
 
 
 @shared_task(name="routebatch.dispatch")

@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("floor_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("shadow_price", sa.Double(), nullable=True),
         sa.Column("cut_line", sa.Integer(), nullable=True),
+        sa.Column("replan_at", sa.Integer(), server_default="0", nullable=False),
         sa.Column("expected_gain", sa.Double(), nullable=True),
         sa.Column("expected_cost_nano", sa.BigInteger(), nullable=True),
         sa.Column("unscored", sa.Boolean(), server_default=sa.text("false"), nullable=False),

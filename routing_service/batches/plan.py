@@ -44,9 +44,9 @@ _HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
 
 def plan(database: Database, settings: Settings, batch_id: str) -> bool:
-    """Plan a batch whose ranges are all scored. True when the batch has a plan and may be dispatched.
+    """Plan a batch whose ranges are all scored. True when the batch has got its plan now and may be dispatched.
 
-    Idempotent: a plan that stands is kept.
+    Idempotent: a plan that stands is kept (`replan` moves it).
     """
     with database.transaction() as session:
         if not try_lock(session, f"plan:{batch_id}"):
@@ -55,10 +55,10 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         if batch is None or batch.state is not BatchState.IN_PROGRESS or _open_ranges(session, batch_id):
             return False
         if batch.planned_at is not None:
-            return True
-        table = _table(session, batch, list(settings.models))
+            return False
+        table = scored_table(session, batch, list(settings.models))
         made = _allocate(table, _available(session, batch), batch, settings)
-        if not _still_in_progress(session, batch):
+        if not still_in_progress(session, batch):
             return False
         now = session.scalars(select(func.clock_timestamp())).one()
         batch.shadow_price = made.shadow_price
@@ -74,7 +74,7 @@ def _open_ranges(session: Session, batch_id: str) -> bool:
     return bool(session.scalar(query))
 
 
-def _still_in_progress(session: Session, batch: Batch) -> bool:
+def still_in_progress(session: Session, batch: Batch) -> bool:
     """Lock the batch's row; the client may have cancelled while the plan was made."""
     session.refresh(batch, with_for_update={"key_share": True})
     return batch.state is BatchState.IN_PROGRESS
@@ -85,7 +85,7 @@ def _available(session: Session, batch: Batch) -> int:
     return budget.limit_nano - budget.settled_nano - budget.reserved_nano
 
 
-def _table(session: Session, batch: Batch, models: list[str]) -> npt.NDArray[Any]:
+def scored_table(session: Session, batch: Batch, models: list[str]) -> npt.NDArray[Any]:
     """The batch's scored requests as a structured array."""
     field = [("width", ">i4"), ("value", "")]
     row: list[Any] = [("fields", ">i2")]
@@ -114,11 +114,11 @@ def _allocate(table: npt.NDArray[Any], available: int, batch: Batch, settings: S
     if mode == "threshold":
         return cut_threshold(ratio, gain, base, extra, float(batch.options["threshold"]))
     sizes = [column(name) for name in ("input_bytes", "output_cap", "choices")]
-    margin = _largest_worst_case(column("model"), sizes, settings)
+    margin = largest_worst_case(column("model"), sizes, settings)
     return cut(ratio, gain, base, extra, line, available - margin)
 
 
-def _largest_worst_case(model: Ints, sizes: list[Ints], settings: Settings) -> int:
+def largest_worst_case(model: Ints, sizes: list[Ints], settings: Settings) -> int:
     """The most that one request can cost at the model that the floor counts for it."""
     prices = price_book(settings)
     largest = 0

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from routing_service.batches import lease
 from routing_service.batches.claim import Claim, Ticket, claim
+from routing_service.batches.replan import take_due
 from routing_service.batches.runnable import Runnable, runnable_batches
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
@@ -172,7 +173,7 @@ class Pump:
             while self._results:
                 chunk = self._results[: self._settings.dispatch.settle_results]
                 try:
-                    ripe = await self._steadily(lambda c=chunk: self._settle(c))  # type: ignore[misc]
+                    ripe, moved = await self._steadily(lambda c=chunk: self._settle(c))  # type: ignore[misc]
                 except LeaseLostError:
                     self._results.clear()
                     return
@@ -180,10 +181,14 @@ class Pump:
                 self._arrived.set()
                 for batch_id in ripe:
                     await asyncio.to_thread(self._publisher.finish, batch_id)
+                for batch_id in moved:
+                    await asyncio.to_thread(self._publisher.plan, batch_id)
 
-    def _settle(self, results: list[Result]) -> list[str]:
+    def _settle(self, results: list[Result]) -> tuple[list[str], list[str]]:
+        """Settle. Returns the batches that may be finished, and those whose plan is to be cut anew."""
         with self._database.transaction() as session:
-            return settle(session, results, self._policy, self._rng)
+            ripe = settle(session, results, self._policy, self._rng)
+            return ripe, take_due(session, sorted({result.batch_id for result in results}))
 
     async def _keep_lease(self) -> None:
         assert self._lease is not None

@@ -105,6 +105,7 @@ class Batch(Base):
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
     shadow_price: Mapped[float | None] = mapped_column(Double)  # gain per dollar
     cut_line: Mapped[int | None]
+    replan_at: Mapped[int] = mapped_column(server_default="0")  # so many finished requests make a new cut worthwhile
     expected_gain: Mapped[float | None] = mapped_column(Double)
     expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     unscored: Mapped[bool] = mapped_column(server_default=text("false"))
