@@ -15,12 +15,14 @@ from time import time
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
 
 from routing_service.models import AttemptState, EntryBasis
 from routing_service.settings import DispatchSettings, ModelSettings
 
 SECRET = re.compile(r"\b(sk|rb|pk|key)-[A-Za-z0-9_\-*]{6,}")
 RETRIED = {408, 409, 425, 429}
+_ERROR_FIELDS = ("code", "type", "message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +87,20 @@ class RetryPolicy:
         return wait if asked is None else asked + wait
 
 
-def mask(message: str, limit: int = 1000) -> str:
-    """An upstream's text without anything that looks like a key, and not too long; fit for Postgres."""
+def mask(message: str, limit: int = 1000, key: SecretStr | None = None) -> str:
+    """An upstream's text without `key` or anything that looks like one, and not too long; fit for Postgres."""
+    if key:  # before the cut, which could leave half of it
+        message = message.replace(key.get_secret_value(), "***")
     return SECRET.sub(r"\1-***", message.replace("\0", ""))[:limit]
 
 
 def read_answer(status: int, headers: Mapping[str, str], raw: bytes, model: ModelSettings) -> Outcome:
     """The Outcome of a complete HTTP answer, by the table of DESIGN.md's section on money."""
-    request_id = headers.get("x-request-id")
+    # A header's bytes that are no UTF-8 come as surrogates, which the database cannot store.
+    request_id = "".join(c for c in headers.get("x-request-id", "") if c.isprintable())[:200] or None
     if status == 200:
         return _answer(raw, request_id)
-    parsed, key = _parse(raw), model.api_key()
-    code, message = _error_of(parsed, status)
-    if key:
-        message = message.replace(key.get_secret_value(), "***")
+    code, message = _error_of(_parse(raw), status, model.api_key())
     unbilled = 400 <= status < 500 or (status >= 500 and not model.bill_on_5xx)
     return Outcome(
         AttemptState.REFUSED if unbilled else AttemptState.UNKNOWN,
@@ -123,11 +125,15 @@ def _answer(raw: bytes, request_id: str | None) -> Outcome:
         choices[0].get("message") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     )
     usable = isinstance(message, dict)
+    try:
+        body = _one_line(parsed)
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return broken("invalid_answer", "the upstream's answer is nested too deeply")
     return Outcome(
         AttemptState.SUCCEEDED,
         EntryBasis.USAGE if usage else EntryBasis.ESTIMATED,
         status_code=200,
-        body=_one_line(parsed),
+        body=body,
         usage=usage,
         request_id=request_id,
         error_code=None if usable else "empty_answer",
@@ -161,12 +167,12 @@ def _detail(usage: dict[str, Any], group: str, name: str, at_most: int) -> int:
     return min(value, at_most) if isinstance(value, int) and value >= 0 else 0
 
 
-def _error_of(parsed: Any, status: int) -> tuple[str, str]:
+def _error_of(parsed: Any, status: int, key: SecretStr | None) -> tuple[str, str]:
+    """Code and message of an error answer, whatever stands in it."""
     error = parsed.get("error") if isinstance(parsed, dict) else None
-    if not isinstance(error, dict):
-        return f"http_{status}", mask(str(error)) if error else f"the upstream answered {status}"
-    code = error.get("code") or error.get("type") or f"http_{status}"
-    return mask(str(code), 100), mask(str(error.get("message") or f"the upstream answered {status}"))
+    fields = error if isinstance(error, dict) else {"message": error}
+    code, kind, message = (str(v) if isinstance(v := fields.get(k), str | int) else "" for k in _ERROR_FIELDS)
+    return mask(code or kind or f"http_{status}", 100, key), mask(message or f"the upstream answered {status}", key=key)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -177,7 +183,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - (time() if now is None else now)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return None if seconds is None or seconds != seconds else min(max(seconds, 0.0), 3600.0)
 

@@ -55,8 +55,14 @@ class ModelSettings(Section):
 
     def api_key(self) -> SecretStr | None:
         """The upstream's key, or None for an upstream that wants none."""
-        value = os.environ.get(self.api_key_env) if self.api_key_env else None
+        value = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
         return SecretStr(value) if value else None
+
+    @model_validator(mode="after")
+    def _carry_one_credential(self) -> ModelSettings:
+        if self.api_key_env and (self.base_url.username or self.base_url.password):
+            raise ValueError("either base_url holds credentials or api_key_env names a key, not both")
+        return self
 
     @property
     def origin(self) -> str:
@@ -212,7 +218,10 @@ def _check_candidates(settings: Settings, where: str) -> None:
             known = ", ".join(settings.models) or "none"
             raise ConfigurationError(f"{where}: routing.candidates names {name!r}; configured models: {known}")
     for name, model in settings.models.items():
-        if model.api_key_env and model.api_key() is None:
-            raise ConfigurationError(
-                f"{where}: models.{name}.api_key_env: the environment variable {model.api_key_env} is not set"
-            )
+        key = model.api_key()
+        variable = f"{where}: models.{name}.api_key_env: the environment variable {model.api_key_env}"
+        if model.api_key_env and key is None:
+            raise ConfigurationError(f"{variable} is not set")
+        # Anything else could not be sent in a header, and every call would break after its money was reserved.
+        if key and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+            raise ConfigurationError(f"{variable} holds characters that a key cannot have")

@@ -52,6 +52,8 @@ class Upstreams:
             return broken("timeout", f"no complete answer within {settings.timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return broken("connection_error", f"the connection broke: {_name(error)}")
+        except Exception as error:  # whatever an upstream sends: a call without an outcome would hang its request
+            return broken("invalid_answer", f"the upstream's answer could not be read: {_name(error)}")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         parts: list[bytes] = []

@@ -130,3 +130,26 @@ def test_a_retry_waits_with_full_jitter_and_never_less_than_asked(attempt: int, 
 def test_attempts_are_limited() -> None:
     policy = RetryPolicy(max_attempts=3, base_s=1, max_s=1)
     assert [policy.again(LOST, n) for n in (1, 2, 3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("field", ["message", "code"])
+@pytest.mark.parametrize("before", [0, 95, 990])
+def test_no_part_of_the_upstreams_key_is_kept(field: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "s3cr3t-value-of-the-operator")
+    model = ModelSettings(name="m", base_url="http://127.0.0.1:9/v1", api_key_env="UPSTREAM_KEY")
+    raw = json.dumps({"error": {field: "x" * before + " s3cr3t-value-of-the-operator"}}).encode()
+    outcome = read_answer(401, {}, raw, model)
+    assert "s3c" not in repr(outcome)
+
+
+@pytest.mark.parametrize("value", [[[1]], {"a": 1}, None, 7, True, "x\0y"])
+def test_an_error_of_any_shape_has_a_code_and_a_message(value: Any) -> None:
+    for error in (value, {"code": value, "message": value}):
+        outcome = _read(400, {"error": error})
+        assert outcome.error_code
+        assert outcome.error_message
+        assert "\0" not in outcome.error_message + outcome.error_code
+
+
+def test_a_date_beyond_the_calendar_asks_for_no_wait() -> None:
+    assert retry_after({"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}) is None
