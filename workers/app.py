@@ -6,11 +6,13 @@ decide what is done, so the broker's visibility timeout is not relied on and no 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_shutting_down
+from celery.signals import worker_init, worker_shutting_down
 
+from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings, get_settings
 from workers.stopping import stopping
 
@@ -59,6 +61,18 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 app = Celery("routebatch", include=["workers.tasks"])
 app.conf.update(configuration(get_settings()))
+
+
+@worker_init.connect
+def _check_prices(**_: Any) -> None:
+    """A model without a price is named when the worker starts, not when money is to be reserved."""
+    from routing_service.pricing import price_book
+
+    try:
+        price_book(get_settings())
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
 
 
 @worker_shutting_down.connect
