@@ -31,6 +31,7 @@ from routing_service.batches.claim_rows import (
     mark_dispatching,
     mark_unaffordable,
 )
+from routing_service.errors import ConfigurationError
 from routing_service.models import Reason
 from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
@@ -64,13 +65,16 @@ def claim(
 ) -> Claim:
     """Claim at most a bite of `batch_id` for the free `slots` by model.
 
-    Raises LeaseLostError if the pump's lease has run out.
+    Raises LeaseLostError if the pump's lease has run out, ConfigurationError if a model of the plan is gone.
     """
     hold_lease(session, pump_id)
     plan = lock_plan(session, batch_id)
     result = Claim()
     if plan is None:
         return result
+    for model in (plan.cheapest, plan.strongest):
+        if model not in settings.models:
+            raise ConfigurationError(f"the model {model!r} of batch {batch_id} is no longer configured")
     rows = candidates(session, plan, settings.dispatch.bite, slots)
     if not rows:
         return result

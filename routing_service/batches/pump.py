@@ -59,6 +59,7 @@ class Pump:
         self._by_batch: Counter[str] = Counter()
         self._calls: set[asyncio.Task[None]] = set()
         self._results: list[Result] = []
+        self._left_out: set[str] = set()  # batches that this stretch could not claim from
         self._arrived = asyncio.Event()  # a call came back
         self._full = asyncio.Event()  # enough results for a settlement of their own
         self._claiming = True
@@ -80,13 +81,15 @@ class Pump:
             log.warning("%s: what it had in flight is left to the sweep", error)
         finally:
             self._claiming = False
-            await self._stop_calls()
-            self._full.set()
-            await settling
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
-            await asyncio.to_thread(lease.close_lease, self._database, self._lease)
+            try:
+                await self._stop_calls()
+                self._full.set()
+                await settling
+            finally:  # whatever happened: a lease that went on being renewed would keep the sweep out
+                renewing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await renewing
+                await asyncio.to_thread(lease.close_lease, self._database, self._lease)
 
     async def _claim_for(self, seconds: float, settling: asyncio.Task[None]) -> bool:
         """Claim for a while, never without a settler. Returns whether work may be left for the next stretch."""
@@ -95,7 +98,8 @@ class Pump:
         while time.monotonic() < until and not self._stopping() and not settling.done():
             assert self._lease is not None
             self._lease.check()
-            batches = await self._steadily(lambda: runnable_batches(self._database))
+            found = await self._steadily(lambda: runnable_batches(self._database))
+            batches = [batch for batch in found if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
             if claimed:
                 idle_since = None
@@ -103,8 +107,9 @@ class Pump:
                 continue
             now = time.monotonic()
             if not self._calls and not self._results and not any(b.due for b in batches):
+                # What was listed may be older than the last settlement: an empty list counts when it is seen again.
                 idle_since = idle_since or now
-                if not batches or now - idle_since >= self._settings.dispatch.idle_s:
+                if now - idle_since >= (self._settings.dispatch.idle_s if batches else POLL_S):
                     return False
             await self._wait_for_room()
         return True
@@ -116,7 +121,14 @@ class Pump:
             slots = self._free_slots()
             if not batch.due or not any(slots.values()):
                 continue
-            got = await self._steadily(lambda b=batch, s=slots: self._claim_bite(b.batch_id, s))  # type: ignore[misc]
+            try:
+                got = await self._steadily(lambda b=batch, s=slots: self._claim_bite(b.batch_id, s))  # type: ignore[misc]
+            except LeaseLostError:
+                raise
+            except Exception:  # of one batch: the calls of all others go on
+                log.exception("batch %s cannot be dispatched and is left out for now", batch.batch_id)
+                self._left_out.add(batch.batch_id)
+                continue
             for ticket in got.tickets:
                 self._send(ticket)
             claimed += len(got.tickets)
@@ -173,7 +185,7 @@ class Pump:
             while self._results:
                 chunk = self._results[: self._settings.dispatch.settle_results]
                 try:
-                    ripe, moved = await self._steadily(lambda c=chunk: self._settle(c))  # type: ignore[misc]
+                    ripe, moved = await self._settle_chunk(chunk)
                 except LeaseLostError:
                     self._results.clear()
                     return
@@ -183,6 +195,19 @@ class Pump:
                     await asyncio.to_thread(self._publisher.finish, batch_id)
                 for batch_id in moved:
                     await asyncio.to_thread(self._publisher.plan, batch_id)
+
+    async def _settle_chunk(self, chunk: list[Result]) -> tuple[list[str], list[str]]:
+        """Settle together; where the database refuses, one by one, so that one result cannot burn the others."""
+        try:
+            return await self._steadily(lambda: self._settle(chunk))
+        except LeaseLostError:
+            raise
+        except Exception:
+            log.exception("%d results could not be settled, the first of attempt %d", len(chunk), chunk[0].attempt_id)
+        if len(chunk) == 1:
+            return [], []  # left to the sweep
+        ends = [await self._settle_chunk([result]) for result in chunk]
+        return [b for ripe, _ in ends for b in ripe], [b for _, moved in ends for b in moved]
 
     def _settle(self, results: list[Result]) -> tuple[list[str], list[str]]:
         """Settle. Returns the batches that may be finished, and those whose plan is to be cut anew."""

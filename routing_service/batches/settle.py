@@ -1,7 +1,7 @@
 """Settling: what came back from the upstreams closes attempts, moves money and writes answers, many in one transaction.
 
 Also what the sweep uses for attempts whose worker died. An attempt is closed once: a second settlement of the same
-attempt changes nothing. Locks, always in this order: batches (by id), attempts, requests, budgets.
+attempt changes nothing. Locks, always in this order: batches (by id), budgets, attempts, requests.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ def settle(session: Session, results: Sequence[Result], policy: RetryPolicy, rng
     """Close the results' attempts and move their requests on. Returns the batches that now may be finished."""
     batch_ids = sorted({result.batch_id for result in results})
     _lock_batches(session, batch_ids)
-    open_ids = _close_attempts(session, results)
-    fresh = [result for result in results if result.attempt_id in open_ids]
-    closings = [ledger.Closing(r.attempt_id, r.outcome.basis, _cost(r)) for r in fresh]
-    costs = ledger.close(session, closings)
-    _write_costs(session, fresh, costs)
-    _write_answers(session, fresh)
-    _write_failures(session, [r for r in fresh if not r.outcome.answered and not policy.again(r.outcome, r.number)])
+    costs = ledger.close(session, [ledger.Closing(r.attempt_id, r.outcome.basis, _cost(r)) for r in results])
+    fresh = [result for result in results if result.attempt_id in costs]
+    _close_attempts(session, fresh, costs)
+    _write_answers(session, fresh, costs)
+    ends = [r for r in fresh if not r.outcome.answered and not policy.again(r.outcome, r.number)]
+    _write_failures(session, ends, costs)
     again = [r for r in fresh if not r.outcome.answered and policy.again(r.outcome, r.number)]
-    _write_retries(session, again, [policy.delay_s(r.outcome, r.number, rng) for r in again])
+    _write_retries(session, again, costs, [policy.delay_s(r.outcome, r.number, rng) for r in again])
     _count(session, fresh, again)
     return _ripe(session, batch_ids)
 
@@ -58,15 +57,15 @@ def _lock_batches(session: Session, batch_ids: list[str]) -> None:
     )
 
 
-def _close_attempts(session: Session, results: Sequence[Result]) -> set[int]:
-    rows = session.scalars(
+def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
+    session.execute(
         text(
             "update attempts a set state = cast(t.s as attempt_state), ended_at = now(), status_code = t.h,"
             " error_code = t.c, error_message = t.m, input_tokens = t.i, cached_tokens = t.k, output_tokens = t.o,"
-            " reasoning_tokens = t.g from unnest(cast(:a as bigint[]), cast(:s as text[]), cast(:h as int[]),"
-            " cast(:c as text[]), cast(:m as text[]), cast(:i as int[]), cast(:k as int[]), cast(:o as int[]),"
-            " cast(:g as int[])) as t(a, s, h, c, m, i, k, o, g) where a.id = t.a and a.state = 'started'"
-            " returning a.id"
+            " reasoning_tokens = t.g, cost_nano = t.n from unnest(cast(:a as bigint[]), cast(:s as text[]),"
+            " cast(:h as int[]), cast(:c as text[]), cast(:m as text[]), cast(:i as int[]), cast(:k as int[]),"
+            " cast(:o as int[]), cast(:g as int[]), cast(:n as bigint[])) as t(a, s, h, c, m, i, k, o, g, n)"
+            " where a.id = t.a and a.state = 'started'"
         ),
         {
             "a": [r.attempt_id for r in results],
@@ -78,45 +77,20 @@ def _close_attempts(session: Session, results: Sequence[Result]) -> set[int]:
             "k": [r.outcome.usage.cached if r.outcome.usage else None for r in results],
             "o": [r.outcome.usage.output if r.outcome.usage else None for r in results],
             "g": [r.outcome.usage.reasoning if r.outcome.usage else None for r in results],
+            "n": [costs[r.attempt_id] for r in results],
         },
     )
-    return set(rows)
 
 
-def _write_costs(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
-    if not results:
-        return
-    values = {
-        "a": [r.attempt_id for r in results],
-        "b": [r.batch_id for r in results],
-        "l": [r.line for r in results],
-        "n": [costs.get(r.attempt_id, 0) for r in results],
-    }
-    session.execute(
-        text(
-            "update attempts a set cost_nano = t.n from unnest(cast(:a as bigint[]), cast(:n as bigint[])) as t(a, n)"
-            " where a.id = t.a and t.n > 0"
-        ),
-        {"a": values["a"], "n": values["n"]},
-    )
-    session.execute(
-        text(
-            "update requests q set cost_nano = q.cost_nano + t.n from unnest(cast(:b as text[]), cast(:l as int[]),"
-            " cast(:n as bigint[])) as t(b, l, n) where q.batch_id = t.b and q.line = t.l and t.n > 0"
-        ),
-        {"b": values["b"], "l": values["l"], "n": values["n"]},
-    )
-
-
-def _write_answers(session: Session, results: Sequence[Result]) -> None:
+def _write_answers(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
     answered = [r for r in results if r.outcome.answered]
     if not answered:
         return
     session.execute(
         text(
             "update requests q set state = 'succeeded', pump_id = null, finished_at = now(), status_code = 200,"
-            " response = t.r, request_id = t.i from unnest(cast(:b as text[]), cast(:l as int[]), cast(:r as text[]),"
-            " cast(:i as text[])) as t(b, l, r, i)"
+            " response = t.r, request_id = t.i, cost_nano = q.cost_nano + t.n from unnest(cast(:b as text[]),"
+            " cast(:l as int[]), cast(:r as text[]), cast(:i as text[]), cast(:n as bigint[])) as t(b, l, r, i, n)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
         {
@@ -124,19 +98,21 @@ def _write_answers(session: Session, results: Sequence[Result]) -> None:
             "l": [r.line for r in answered],
             "r": [r.outcome.body for r in answered],
             "i": [r.outcome.request_id for r in answered],
+            "n": [costs[r.attempt_id] for r in answered],
         },
     )
 
 
-def _write_failures(session: Session, results: Sequence[Result]) -> None:
+def _write_failures(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
     if not results:
         return
     session.execute(
         text(
             "update requests q set state = 'failed', pump_id = null, finished_at = now(), status_code = t.h,"
-            " response = t.r, request_id = t.i, error_code = t.c, error_message = t.m from"
-            " unnest(cast(:b as text[]), cast(:l as int[]), cast(:h as int[]), cast(:r as text[]), cast(:i as text[]),"
-            " cast(:c as text[]), cast(:m as text[])) as t(b, l, h, r, i, c, m)"
+            " response = t.r, request_id = t.i, error_code = t.c, error_message = t.m, cost_nano = q.cost_nano + t.n"
+            " from unnest(cast(:b as text[]), cast(:l as int[]), cast(:h as int[]), cast(:r as text[]),"
+            " cast(:i as text[]), cast(:c as text[]), cast(:m as text[]), cast(:n as bigint[]))"
+            " as t(b, l, h, r, i, c, m, n)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
         {
@@ -147,20 +123,29 @@ def _write_failures(session: Session, results: Sequence[Result]) -> None:
             "i": [r.outcome.request_id for r in results],
             "c": [r.outcome.error_code for r in results],
             "m": [r.outcome.error_message for r in results],
+            "n": [costs[r.attempt_id] for r in results],
         },
     )
 
 
-def _write_retries(session: Session, results: Sequence[Result], delays_s: Sequence[float]) -> None:
+def _write_retries(
+    session: Session, results: Sequence[Result], costs: dict[int, int], delays_s: Sequence[float]
+) -> None:
     if not results:
         return
     session.execute(
         text(
-            "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d)"
-            " from unnest(cast(:b as text[]), cast(:l as int[]), cast(:d as double precision[])) as t(b, l, d)"
+            "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d),"
+            " cost_nano = q.cost_nano + t.n from unnest(cast(:b as text[]), cast(:l as int[]),"
+            " cast(:d as double precision[]), cast(:n as bigint[])) as t(b, l, d, n)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
-        {"b": [r.batch_id for r in results], "l": [r.line for r in results], "d": list(delays_s)},
+        {
+            "b": [r.batch_id for r in results],
+            "l": [r.line for r in results],
+            "d": list(delays_s),
+            "n": [costs[r.attempt_id] for r in results],
+        },
     )
 
 
