@@ -21,6 +21,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_pre_ping=True,
+            hide_parameters=True,  # prompts and answers do not belong into logs and errors
             connect_args={"application_name": "routebatch", "connect_timeout": 10},
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -242,11 +242,7 @@ class Pump:
 
     async def _stop_calls(self) -> None:
         """Only after a lost lease or an error: what is in flight is no longer ours to wait for."""
-        for task in list(self._calls):
+        calls = list(self._calls)
+        for task in calls:
             task.cancel()
-        await _gather(list(self._calls))
-
-
-async def _gather(tasks: list[asyncio.Task[None]]) -> None:
-    waiting: Awaitable[list[object]] = asyncio.gather(*tasks, return_exceptions=True)
-    await waiting
+        await asyncio.gather(*calls, return_exceptions=True)

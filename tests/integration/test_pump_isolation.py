@@ -1,0 +1,95 @@
+"""What goes wrong with one batch or one answer stays with it: the pump goes on with all others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import text
+
+from routing_service import ledger
+from routing_service.batches.pump import Pump
+from routing_service.batches.sweep import sweep
+from routing_service.db import Database
+from routing_service.pricing import price_book
+from routing_service.settings import Settings
+from routing_service.upstream import Upstreams
+from tests.factories import STRONG, WEAK, make_settings
+from tests.fakes import FakePublisher
+from tests.planned import Planned, make_planned_batch
+from tests.raw_upstream import http, raw_upstream
+from tests.sandbox_server import run_sandbox
+
+
+def _settings(base_url: str) -> Settings:
+    models = {"strong": STRONG | {"base_url": base_url}, "weak": WEAK | {"base_url": base_url}}
+    return make_settings(models=models, dispatch={"idle_s": 0.2, "backoff_base_s": 0.01, "settle_interval_ms": 20})
+
+
+def _pump(database: Database, settings: Settings) -> None:
+    async def run() -> None:
+        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
+        try:
+            await Pump(database, settings, price_book(settings), upstreams, FakePublisher()).run()
+        finally:
+            await upstreams.close()
+
+    asyncio.run(run())
+
+
+def _rows(database: Database, query: str) -> list[tuple[Any, ...]]:
+    with database.transaction() as session:
+        return [tuple(row) for row in session.execute(text(query))]
+
+
+def _prompts(count: int) -> list[Planned]:
+    return [Planned(prompt=f"Prompt {n}") for n in range(count)]
+
+
+def test_a_batch_whose_model_is_no_longer_configured_waits_while_others_go_on(database: Database) -> None:
+    with database.transaction() as session:
+        good = make_planned_batch(session, _prompts(20), priority=9)
+        bad = make_planned_batch(session, _prompts(2))
+        session.execute(text("update batches set candidates = '{gone,strong}' where id = :id"), {"id": bad})
+    with run_sandbox(latency_ms=50) as sandbox:
+        _pump(database, _settings(sandbox.base_url))
+    states = dict(_rows(database, "select batch_id || state, count(*) from requests group by batch_id, state"))
+    assert states == {f"{good}succeeded": 20, f"{bad}scored": 2}
+    assert _rows(database, "select count(*) from attempts where state <> 'succeeded'") == [(0,)]
+
+
+REFUSE_LINE_7 = """
+create function refuse() returns trigger language plpgsql as
+    $$ begin if new.line = 7 then raise exception 'refused'; end if; return new; end $$;
+create trigger refuse before update on attempts for each row execute function refuse();
+"""
+
+
+def test_a_result_that_cannot_be_settled_takes_no_other_with_it(database: Database) -> None:
+    with database.transaction() as session:
+        make_planned_batch(session, _prompts(20))
+        session.execute(text(REFUSE_LINE_7))
+    with run_sandbox(latency_ms=20) as sandbox:
+        settings = _settings(sandbox.base_url)
+        _pump(database, settings)
+    assert _rows(database, "select state, count(*) from requests group by state order by state") == [
+        ("dispatching", 1),
+        ("succeeded", 19),
+    ]
+    with database.transaction() as session:
+        session.execute(text("drop trigger refuse on attempts"))
+    sweep(database, settings, FakePublisher())  # the lease was given back: what is left is recovered at once
+    assert _rows(database, "select line from requests where state = 'scored'") == [(7,)]
+    with database.transaction() as session:
+        assert ledger.verify(session) == []
+
+
+def test_an_answer_with_an_unprintable_request_id_is_kept(database: Database) -> None:
+    with database.transaction() as session:
+        make_planned_batch(session, _prompts(3))
+    body = (
+        b'{"choices": [{"message": {"content": "a\\u0000b"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
+    )
+    with raw_upstream(http(body, b"X-Request-Id: r\xff\x01-1")) as url:
+        _pump(database, _settings(url))
+    assert _rows(database, "select distinct state, request_id from requests") == [("succeeded", "r-1")]
