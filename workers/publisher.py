@@ -27,13 +27,14 @@ class CeleryPublisher:
         self._send("routebatch.plan", batch_id)
 
     def dispatch(self) -> None:
-        self._send("routebatch.dispatch")
+        # A doorbell that nobody heard for a minute is stale: pumps were busy, and the sweep rings again where need be.
+        self._send("routebatch.dispatch", expires=60)
 
     def finish(self, batch_id: str) -> None:
         self._send("routebatch.finish", batch_id)
 
-    def _send(self, task: str, *args: Any) -> None:
+    def _send(self, task: str, *args: Any, expires: float | None = None) -> None:
         try:
-            self._app.send_task(task, args=args)
+            self._app.send_task(task, args=args, expires=expires)
         except (OperationalError, OSError) as error:
             log.warning("%s%s was not announced (%s); the sweep will", task, args, type(error).__name__)
