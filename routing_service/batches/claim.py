@@ -116,6 +116,8 @@ class _Taking:
             choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
         if not _within_cap(choice):
             self._give_up(row)
+        elif self.slots.get(choice.model, 0) <= 0:
+            return
         elif self._fits(choice):
             self._take(choice)
         elif self.in_flight or self.took_strong:
