@@ -13,6 +13,8 @@ from routing_service.files import new_file_id
 from routing_service.models import Batch, BatchState, File, FilePurpose, RequestState
 from routing_service.results import file_bytes
 
+LINES_AT_ONCE = 10_000
+
 _ENDED_AT = {
     BatchState.COMPLETED: "completed_at",
     BatchState.EXPIRED: "expired_at",
@@ -32,6 +34,7 @@ def finish(database: Database, batch_id: str) -> bool:
 
     Returns True if the batch reached its last state in this call.
     """
+    _end_unsent(database, batch_id)
     with database.transaction() as session:
         end = _close(session, batch_id)
     if end is None:
@@ -40,22 +43,70 @@ def finish(database: Database, batch_id: str) -> bool:
         return try_lock(session, f"finish:{batch_id}") and _finalize(session, batch_id, end)
 
 
-def _close(session: Session, batch_id: str) -> BatchState | None:
-    """End what was not sent, if the batch is cancelled or expired; then the state it ends in, or None for not yet."""
+def _lock(session: Session, batch_id: str) -> tuple[Batch, BatchState] | None:
+    """The batch, locked, and the state in which it is to end. None for one that has ended or goes on."""
     batch = session.get(Batch, batch_id, with_for_update={"key_share": True})
     if batch is None or batch.state in (*_ENDED_AT, BatchState.FAILED):
         return None
-    done = batch.total > 0 and batch.succeeded + batch.failed == batch.total
     if batch.state is BatchState.CANCELLING:
-        end = BatchState.CANCELLED
-        _end_unsent(session, batch, RequestState.CANCELLED)
-    elif done or batch.state is BatchState.FINALIZING:
-        end = BatchState.COMPLETED
-    elif session.scalar(text("select cast(:at as timestamptz) <= now()"), {"at": batch.expires_at}):
-        end = BatchState.EXPIRED
-        _end_unsent(session, batch, RequestState.EXPIRED)
-    else:
+        return batch, BatchState.CANCELLED
+    done = batch.total > 0 and batch.succeeded + batch.failed == batch.total
+    expired = session.scalar(text("select cast(:at as timestamptz) <= now()"), {"at": batch.expires_at})
+    if batch.state is BatchState.FINALIZING or (done and not (expired and _cut_short(session, batch_id))):
+        return batch, BatchState.COMPLETED
+    return (batch, BatchState.EXPIRED) if expired else None
+
+
+def _cut_short(session: Session, batch_id: str) -> bool:
+    query = text("select exists (select from requests where batch_id = :id and state = 'expired')")
+    return bool(session.scalar(query, {"id": batch_id}))
+
+
+def _end_unsent(database: Database, batch_id: str) -> None:
+    """End what was not sent, if the batch is cancelled or expired.
+
+    In many small transactions: whoever waits for the batch's lock, a pump that serves others as well, waits briefly.
+    """
+    after, total = 0, 1
+    while after < total:
+        with database.transaction() as session:
+            found = _lock(session, batch_id)
+            if found is None or found[1] is BatchState.COMPLETED:
+                return
+            batch, end = found
+            total = batch.total
+            _end_lines(session, batch, RequestState(end), after)
+        after += LINES_AT_ONCE
+
+
+def _end_lines(session: Session, batch: Batch, state: RequestState, after: int) -> None:
+    code, message = _CLOSED[state]
+    ended, floor_nano = session.execute(
+        text(
+            "with ended as (update requests set state = cast(:state as request_state), finished_at = now(),"
+            " model = null, reason = null, error_code = :code, error_message = :message where batch_id = :id"
+            " and line > :after and line <= :to and state in ('queued', 'scored') returning floor_nano)"
+            " select count(*), coalesce(sum(floor_nano), 0) from ended"
+        ),
+        {
+            "state": state,
+            "code": code,
+            "message": message,
+            "id": batch.id,
+            "after": after,
+            "to": after + LINES_AT_ONCE,
+        },
+    ).one()
+    batch.failed += ended
+    batch.floor_nano -= int(floor_nano)
+
+
+def _close(session: Session, batch_id: str) -> BatchState | None:
+    """The state in which the batch ends, if nothing of it is in flight or unsent; None for not yet."""
+    found = _lock(session, batch_id)
+    if found is None:
         return None
+    batch, end = found
     if batch.succeeded + batch.failed < batch.total:
         return None
     if batch.state is BatchState.IN_PROGRESS and end is BatchState.COMPLETED:
@@ -64,25 +115,12 @@ def _close(session: Session, batch_id: str) -> BatchState | None:
     return end
 
 
-def _end_unsent(session: Session, batch: Batch, state: RequestState) -> None:
-    code, message = _CLOSED[state]
-    ended = session.execute(
-        text(
-            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"
-            " reason = null, error_code = :code, error_message = :message"
-            " where batch_id = :id and state in ('queued', 'scored')"
-        ),
-        {"state": state, "code": code, "message": message, "id": batch.id},
-    )
-    batch.failed += ended.rowcount  # type: ignore[attr-defined]
-    batch.floor_nano = 0
-    session.flush()
-
-
 def _finalize(session: Session, batch_id: str, end: BatchState) -> bool:
     """Make the files and write the last state, unless somebody else did."""
     batch = session.get_one(Batch, batch_id, with_for_update={"key_share": True})
     if batch.state in (*_ENDED_AT, BatchState.FAILED):
+        return False
+    if batch.succeeded + batch.failed < batch.total:  # it expired while its file was read, and has got requests since
         return False
     output = _make_file(session, batch, errors=False)
     errors = _make_file(session, batch, errors=True)

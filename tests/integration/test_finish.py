@@ -7,9 +7,11 @@ from sqlalchemy import text
 
 from routing_service import results
 from routing_service.batches.finish import finish
+from routing_service.batches.ingest import ingest
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
 from routing_service.models import Batch, BatchState, File
+from routing_service.pricing import price_book
 from tests.factories import ingested_batch, make_settings, new_batch
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
@@ -40,7 +42,10 @@ def _end(database: Database, batch_id: str, *, succeeded: int, failed: int) -> N
             {"id": batch_id, "s": succeeded, "f": failed},
         )
         session.execute(
-            text("update batches set succeeded = :s, failed = :f where id = :id"),
+            text(
+                "update batches set succeeded = :s, failed = :f, floor_nano = (select coalesce(sum(floor_nano), 0)"
+                " from requests where batch_id = :id and state = 'scored') where id = :id"
+            ),
             {"id": batch_id, "s": succeeded, "f": failed},
         )
 
@@ -129,6 +134,47 @@ def test_a_batch_cancelled_while_it_is_validated_ends_without_files(database: Da
     assert finish(database, batch_id)
     batch = _batch(database, batch_id)
     assert (batch.state, batch.output_file_id, batch.error_file_id) == (BatchState.CANCELLED, None, None)
+
+
+def test_what_was_not_sent_ends_in_small_steps_with_the_same_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routing_service.batches.finish.LINES_AT_ONCE", 3)
+    for assignment, state in (
+        ("state = 'cancelling', cancelling_at = now()", BatchState.CANCELLED),
+        ("expires_at = now()", BatchState.EXPIRED),
+    ):
+        batch_id = _planned(database, 10)
+        _set(database, batch_id, assignment)
+        assert finish(database, batch_id)
+        batch = _batch(database, batch_id)
+        assert (batch.state, batch.failed, batch.floor_nano) == (state, 10, 0)
+
+
+def test_a_batch_that_was_done_before_it_expired_is_completed(database: Database) -> None:
+    batch_id = _planned(database)
+    _end(database, batch_id, succeeded=3, failed=1)
+    _set(database, batch_id, "expires_at = now()")
+    assert finish(database, batch_id)
+    assert _batch(database, batch_id).state is BatchState.COMPLETED
+
+
+def test_a_batch_that_is_ingested_while_it_expires_loses_no_request(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    batch_id = new_batch(database, 3)
+    _set(database, batch_id, "expires_at = now()")
+
+    def ingest_first(session: object, name: str) -> bool:
+        return bool(ingest(database, settings, price_book(settings), batch_id))
+
+    with monkeypatch.context() as between:
+        between.setattr("routing_service.batches.finish.try_lock", ingest_first)
+        assert not finish(database, batch_id)
+    assert finish(database, batch_id)
+    batch = _batch(database, batch_id)
+    assert (batch.state, batch.total, batch.failed) == (BatchState.EXPIRED, 3, 3)
 
 
 def test_the_sweep_announces_what_nobody_took_up(database: Database) -> None:
