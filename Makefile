@@ -3,8 +3,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# uv does not read pip's configuration: hand over its find-links, where a machine may keep a CPU build of torch.
-FIND_LINKS := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*find-links='\(.*\)'/\1/p" | head -n 1)
+# uv does not read pip's configuration, where a machine may name its certificates, its package index and a directory
+# with a CPU build of torch (find-links). Variables that are set win.
+define UV_SETTINGS
+pip_option() { $(BIN)/python -m pip config list 2>/dev/null | sed -n "s/.*\.$$1='\(.*\)'/\1/p" | head -n 1; }; \
+hand_over() { if [ -z "$${!1:-}" ] && [ -n "$$2" ]; then export "$$1=$$2"; fi; }; \
+hand_over UV_FIND_LINKS "$$(pip_option find-links)"; \
+hand_over UV_DEFAULT_INDEX "$$(pip_option index-url)"; \
+hand_over SSL_CERT_FILE "$$(pip_option cert)"
+endef
 
 .PHONY: setup demo test check bench format lock clean
 .DEFAULT_GOAL := setup
@@ -14,13 +21,10 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@if ls $(FIND_LINKS)/torch-*cpu* >/dev/null 2>&1; then \
-	    export UV_FIND_LINKS="$(FIND_LINKS)"; backend=""; \
-	else \
-	    backend="--torch-backend=cpu"; \
-	fi; \
-	set -x; VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet $$backend -r requirements.lock && \
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@$(UV_SETTINGS); \
+	backend="--torch-backend=cpu"; if ls "$${UV_FIND_LINKS:-none}"/torch-*cpu* >/dev/null 2>&1; then backend=""; fi; \
+	set -x; export VIRTUAL_ENV=$(CURDIR)/$(VENV); $(BIN)/uv pip install --quiet $$backend -r requirements.lock && \
+	$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
 demo: setup
@@ -44,7 +48,8 @@ format: setup
 
 # The lock names torch without its local version (+cpu), so that every machine finds its own build.
 lock:
-	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 \
+	@$(UV_SETTINGS); set -x; \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 \
 	    --python-platform linux --upgrade --no-header --no-emit-find-links --no-emit-index-url --no-annotate -o requirements.lock
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements.lock
 
