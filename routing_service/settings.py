@@ -65,6 +65,11 @@ class ModelSettings(Section):
         return self
 
     @property
+    def bounds(self) -> str:
+        """What a call's worst case rests on. A model that was billed above it stays stopped until this changes."""
+        return f"{self.name}: {self.overhead_tokens} overhead, {self.cap_parameter} {self.max_output_tokens}"
+
+    @property
     def origin(self) -> str:
         """The base URL without credentials, query or trailing slash: fit for logs."""
         url = self.base_url

@@ -30,6 +30,7 @@ from routing_service.batches.claim_rows import (
     lock_plan,
     mark_dispatching,
     mark_unaffordable,
+    stopped_models,
 )
 from routing_service.errors import ConfigurationError
 from routing_service.models import Reason
@@ -75,11 +76,12 @@ def claim(
     for model in (plan.cheapest, plan.strongest):
         if model not in settings.models:
             raise ConfigurationError(f"the model {model!r} of batch {batch_id} is no longer configured")
+    slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
     rows = candidates(session, plan, settings.dispatch.bite, slots)
     if not rows:
         return result
     balances = ledger.lock_budgets(session, budget_ids(session, batch_id))
-    taking = _Taking(settings, prices, plan, balances, dict(slots), result)
+    taking = _Taking(settings, prices, plan, balances, slots, result)
     for row in rows:
         taking.consider(row)
     _write(session, pump_id, plan, taking, [b.budget_id for b in balances])

@@ -100,6 +100,12 @@ def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]
     return rows
 
 
+def stopped_models(session: Session, settings: Settings) -> set[str]:
+    """Models that were billed above the bounds they still have: nothing they do is bounded, so nothing is sent."""
+    found = session.execute(text("select distinct model, bounds from attempts where cost_nano > reserved_nano"))
+    return {model for model, bounds in found if model in settings.models and settings.models[model].bounds == bounds}
+
+
 def budget_ids(session: Session, batch_id: str) -> list[int]:
     return list(session.scalars(text("select id from budgets where batch_id = :id"), {"id": batch_id}))
 
@@ -110,10 +116,10 @@ def insert_attempts(session: Session, settings: Settings, pump_id: int, plan: Pl
     session.execute(
         text(
             "insert into attempts (id, batch_id, line, number, pump_id, model, upstream_model, input_price,"
-            " cached_input_price, output_price, reserved_nano)"
-            " select i, :batch, l, n, :pump, m, u, p, c, o, r from unnest(cast(:i as bigint[]), cast(:l as int[]),"
+            " cached_input_price, output_price, reserved_nano, bounds)"
+            " select i, :batch, l, n, :pump, m, u, p, c, o, r, b from unnest(cast(:i as bigint[]), cast(:l as int[]),"
             " cast(:n as int[]), cast(:m as text[]), cast(:u as text[]), cast(:p as bigint[]), cast(:c as bigint[]),"
-            " cast(:o as bigint[]), cast(:r as bigint[])) as t(i, l, n, m, u, p, c, o, r)"
+            " cast(:o as bigint[]), cast(:r as bigint[]), cast(:b as text[])) as t(i, l, n, m, u, p, c, o, r, b)"
         ),
         {
             "batch": plan.batch_id,
@@ -127,6 +133,7 @@ def insert_attempts(session: Session, settings: Settings, pump_id: int, plan: Pl
             "c": [c.price.cached_input for c in chosen],
             "o": [c.price.output for c in chosen],
             "r": [c.worst_nano for c in chosen],
+            "b": [settings.models[c.model].bounds for c in chosen],
         },
     )
     return ids

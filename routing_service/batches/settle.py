@@ -6,6 +6,7 @@ attempt changes nothing. Locks, always in this order: batches (by id), budgets, 
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from sqlalchemy.orm import Session
 from routing_service import ledger
 from routing_service.outcomes import Outcome, RetryPolicy
 from routing_service.pricing import Price, cost_nano
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def _lock_batches(session: Session, batch_ids: list[str]) -> None:
 
 
 def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
-    session.execute(
+    above = session.scalars(
         text(
             "update attempts a set state = cast(t.s as attempt_state), ended_at = now(), status_code = t.h,"
             " error_code = t.c, error_message = t.m, input_tokens = t.i, cached_tokens = t.k, output_tokens = t.o,"
@@ -66,6 +69,7 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
             " cast(:h as int[]), cast(:c as text[]), cast(:m as text[]), cast(:i as int[]), cast(:k as int[]),"
             " cast(:o as int[]), cast(:g as int[]), cast(:n as bigint[])) as t(a, s, h, c, m, i, k, o, g, n)"
             " where a.id = t.a and a.state = 'started'"
+            " returning case when a.cost_nano > a.reserved_nano then a.model end"
         ),
         {
             "a": [r.attempt_id for r in results],
@@ -80,6 +84,12 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
             "n": [costs[r.attempt_id] for r in results],
         },
     )
+    for model in {model for model in above if model is not None}:
+        log.error(
+            "model %s was billed above its bounds; nothing more is sent to it until its overhead_tokens,"
+            " max_output_tokens or cap_parameter are corrected",
+            model,
+        )
 
 
 def _write_answers(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:

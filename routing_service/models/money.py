@@ -58,6 +58,7 @@ class Attempt(Base):
     cached_input_price: Mapped[int] = mapped_column(BigInteger)
     output_price: Mapped[int] = mapped_column(BigInteger)
     reserved_nano: Mapped[Nano]
+    bounds: Mapped[str] = mapped_column(server_default="")  # what the reservation rests on, see ModelSettings.bounds
     state: Mapped[AttemptState] = mapped_column(pg_enum(AttemptState, "attempt_state"), server_default="started")
     started_at: Mapped[Now]
     ended_at: Mapped[datetime | None]
@@ -77,6 +78,7 @@ class Attempt(Base):
         CheckConstraint("state <> 'started' or cost_nano = 0", name="started_is_free"),
         Index("uq_attempts_number", "batch_id", "line", "number", unique=True),
         Index("ix_attempts_started", "pump_id", postgresql_where="state = 'started'"),
+        Index("ix_attempts_overrun", "model", "bounds", postgresql_where="cost_nano > reserved_nano"),
         Index("ix_attempts_day", "started_at", postgresql_using="brin"),
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, example, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -19,6 +21,7 @@ from routing_service.db import Database
 from routing_service.models import AttemptState, BatchState, EntryBasis
 from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, broken, unsent
 from routing_service.pricing import cost_nano, price_book
+from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
@@ -55,6 +58,8 @@ class World:
     def claim(self, pump: int, slots: dict[str, int]) -> None:
         with self.database.transaction() as session:
             session.execute(text("update requests set not_before = null where not_before is not null"))
+            # As if the operator corrected the bounds of a model each time that it was billed above them.
+            session.execute(text("update attempts set bounds = '' where cost_nano > reserved_nano"))
             got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots)
         for model in MODELS:
             assert sum(t.model == model for t in got.tickets) <= slots[model]
@@ -148,7 +153,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(PLANNED, min_size=1, max_size=10),
     steps=st.lists(STEPS, max_size=10),
@@ -175,3 +180,29 @@ def test_the_sums_hold_whatever_happens(
     assert not world.flying
     for held in world.pumps:
         lease.close_lease(database, held)
+
+
+def test_a_model_billed_above_its_bounds_stops_until_they_are_corrected(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [Planned(ratio=2.0, prompt="a"), Planned(ratio=2.0, prompt="b"), Planned(ratio=0.5, prompt="c")]
+    with database.transaction() as session:
+        batch_id = make_planned_batch(session, requests, shadow_price=1.0)
+    settings = make_settings(dispatch={"bite": 1})
+    held = lease.open_lease(database, 30)
+
+    def take(settings: Settings) -> list[Ticket]:
+        with database.transaction() as session:
+            return claim(session, settings, PRICES, held.pump_id, batch_id, {"weak": 9, "strong": 9}).tickets
+
+    first = next(ticket for ticket in take(settings) if ticket.model == "strong")
+    usage = Usage(10, first.reserved_nano * 1_000_000 // first.price.output + 1)
+    outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=usage)
+    with database.transaction() as session:
+        result = Result(batch_id, first.line, first.attempt_id, first.number, first.price, outcome)
+        settle(session, [result], POLICY, random.Random(0))
+    assert "model strong was billed above its bounds" in caplog.text
+    assert take(settings) == []
+    corrected = settings.models["strong"].model_copy(update={"overhead_tokens": 500})
+    settings = settings.model_copy(update={"models": settings.models | {"strong": corrected}})
+    assert [ticket.model for ticket in take(settings)] == ["strong"]
