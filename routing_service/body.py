@@ -100,8 +100,8 @@ def choices(body: dict[str, Any]) -> int:
 
 
 def input_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the serialised messages, tools and response format: no fewer than the input has tokens."""
-    parts = (body.get(key) for key in ("messages", "tools", "response_format"))
+    """UTF-8 bytes of the serialised parts that a model may read: no fewer than the input has tokens."""
+    parts = (body.get(key) for key in ("messages", "tools", "tool_choice", "response_format"))
     return sum(len(orjson.dumps(part)) for part in parts if part is not None)
 
 
