@@ -39,7 +39,7 @@ class Wire:
         except ClientDisconnect:
             logger.info("%s: the client went away", exchange.request_id)
         except Exception:
-            logger.exception("%s: %s %s failed", exchange.request_id, scope["method"], scope["path"])
+            logger.exception("%s: %s %r failed", exchange.request_id, scope["method"], scope["path"])
             if exchange.started:
                 raise  # the connection is cut: the client sees that the body is not whole
             reply = error_reply(500, "The server had an error. Try again.", type="server_error")
