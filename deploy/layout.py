@@ -113,6 +113,7 @@ class StateDir:
         state = cls.at(path)
         private_dir(state.root)
         private_dir(state.logs)
+        private_dir(state.temporary)
         return state
 
     @classmethod
@@ -126,6 +127,11 @@ class StateDir:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def temporary(self) -> Path:
+        """The processes' temporary files: what a killed one leaves is removed with it when the stack stops."""
+        return self.root / "tmp"
 
     @property
     def sockets(self) -> Path:

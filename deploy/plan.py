@@ -102,6 +102,7 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
         "FLOWER_ADDRESS": LOOPBACK,
         "FLOWER_PORT": str(flower_port),
         "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}",
+        "TMPDIR": str(state.temporary),
         "PYTHONUNBUFFERED": "1",  # logs are pipes: lines are to arrive when they are written
     }
     seen = LOOPBACK if host in ("0.0.0.0", "::", "") else host  # noqa: S104

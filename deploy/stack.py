@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection
@@ -186,4 +187,5 @@ def stop(state: StateDir) -> bool:
     ran = leftovers.end(state.root) > 0 or ran
     state.stack_file.unlink(missing_ok=True)
     remove_sockets(state.root)
+    shutil.rmtree(state.temporary, ignore_errors=True)
     return ran

@@ -38,6 +38,7 @@ logfile=logs/supervisord.log
 logfile_maxbytes=10MB
 logfile_backups=2
 pidfile=supervisord.pid
+childlogdir=logs
 minfds={min_files}
 minprocs=50
 {user}

@@ -141,6 +141,7 @@ def test_a_second_stack_runs_beside_it_and_leaves_nothing_behind(
     assert second.living() == []
     assert not (second.root / "stack.json").exists()
     assert not sockets.exists()
+    assert not (second.root / "tmp").exists()
     assert http_status(stack.file["api_url"] + "/readyz") == 200
 
 

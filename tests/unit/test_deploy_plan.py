@@ -38,6 +38,7 @@ def test_every_process_learns_its_addresses_by_environment(state: StateDir) -> N
     assert plan.env["ROUTEBATCH_BROKER_URL"].startswith("redis+socket:///")
     assert plan.api_url == f"http://127.0.0.1:{plan.env['ROUTEBATCH_API_PORT']}"
     assert plan.env["FLOWER_BASIC_AUTH"] == f"routebatch:{plan.flower_password}"
+    assert plan.env["TMPDIR"] == str(state.temporary)  # what a killed process leaves goes with the stack
 
 
 def test_processes_start_after_the_servers_and_the_edge_comes_last(state: StateDir) -> None:
