@@ -67,7 +67,8 @@ def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
         pump = session.scalar(
             text(
                 "select id from pumps p where expires_at <= now() and exists (select from attempts a"
-                " where a.pump_id = p.id and a.state = 'started') order by id limit 1 for update skip locked"
+                " where a.pump_id = p.id and a.state = 'started' and a.batch_id is not null) order by id limit 1"
+                " for update skip locked"
             )
         )
         if pump is None:
