@@ -40,19 +40,22 @@ def watch(batch_id: str, as_json: bool, url: str | None, api_key: str | None) ->
 @click.argument("batch_id")
 @click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Default: stdout.")
 @click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write the error file here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
 @connection_options
-def results(batch_id: str, output: Path | None, errors: Path | None, url: str | None, api_key: str | None) -> None:
+def results(
+    batch_id: str, output: Path | None, errors: Path | None, as_json: bool, url: str | None, api_key: str | None
+) -> None:
     """Write a batch's results to a file, and its errors to another.
 
     With --errors alone, only the errors are written.
     """
     from cli.follow import TERMINAL
-    from cli.output import print_errors
+    from cli.output import print_errors, print_json
     from cli.results import STDOUT, check_paths, save
 
     if output is None and errors is None:
         output = STDOUT
-    check_paths(output, errors)
+    check_paths(output, errors, printing_json=as_json)
     with connected(url, api_key) as api:
         batch = api.batch(batch_id)
         if batch["status"] == "failed":
@@ -63,6 +66,8 @@ def results(batch_id: str, output: Path | None, errors: Path | None, url: str | 
                 f"batch {batch_id} is {batch['status']}; wait with `routebatch watch {batch_id}`"
             )
         save(api, batch, output, errors)
+    if as_json:
+        print_json(batch)
 
 
 @click.command("list")

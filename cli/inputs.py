@@ -107,7 +107,9 @@ def _json_form(first: str, where: str) -> str:
     hint = "one JSON object a line is expected (--format says what else this is)"
     try:
         value = json.loads(first)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{where}: its JSON is nested too deeply") from None
+    except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}; {hint}") from None
     if not isinstance(value, dict):
         raise InputError(f"{where}: not a JSON object; {hint}")

@@ -62,9 +62,11 @@ def list_(as_json: bool, state_dir: Path | None) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
+@json_option
 @database_options
-def revoke(key_id: str, state_dir: Path | None) -> None:
+def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:
     """Revoke a key, at once. Its batches go on."""
+    from cli.output import print_json
     from routing_service.errors import ClientError
     from routing_service.keys import revoke_key
 
@@ -73,7 +75,10 @@ def revoke(key_id: str, state_dir: Path | None) -> None:
             key = revoke_key(session, key_id)
     except ClientError as error:
         raise click.ClickException(error.message) from error
-    click.echo(f"{key.id} ({key.name}) is revoked")
+    if as_json:
+        print_json(_row(key))
+    else:
+        click.echo(f"{key.id} ({key.name}) is revoked")
 
 
 def _row(key: ApiKey) -> dict[str, Any]:

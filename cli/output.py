@@ -85,7 +85,7 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
         ("state", state(batch)),
         ("requests", str(counts.get("total", 0))),
         ("answered", str(counts.get("completed", 0))),
-        ("errors", str(counts.get("failed", 0))),
+        ("errors", str(counts.get("failed", 0) or error_count(batch))),
     ]
     models = routing.get("models") or {}
     answered = sum(models.values())
@@ -119,12 +119,18 @@ def state(batch: dict[str, Any]) -> str:
     return str(batch["status"])
 
 
+def error_count(batch: dict[str, Any]) -> int:
+    """How many errors validation found; at least those that are listed."""
+    listed = (batch.get("errors") or {}).get("data") or []
+    return int((batch.get("routing") or {}).get("error_count") or len(listed))
+
+
 def print_errors(batch: dict[str, Any], source_line: Callable[[int], int] = int) -> None:
     """Why a batch failed validation: line, code and reason, on stderr. `source_line`: a line in the client's file."""
     listed = (batch.get("errors") or {}).get("data") or []
     for error in listed:
         line = f"line {source_line(error['line'])}: " if error.get("line") is not None else ""
         click.echo(f"{line}{error.get('code')}: {error.get('message')}", err=True)
-    count = (batch.get("routing") or {}).get("error_count") or len(listed)
+    count = error_count(batch)
     if count > len(listed):
         click.echo(f"and {count - len(listed)} more", err=True)

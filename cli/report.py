@@ -28,10 +28,13 @@ def report() -> None:
 @report.command()
 @click.option("--by", type=click.Choice(["model", "day", "batch"]), default="batch", show_default=True)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this UTC day on.")
 @click.option("--batch", "batch_id", help="Only this batch (with --by batch).")
 @database_options
-def costs(by: str, form: str, since: datetime | None, batch_id: str | None, state_dir: Path | None) -> None:
+def costs(
+    by: str, form: str, as_json: bool, since: datetime | None, batch_id: str | None, state_dir: Path | None
+) -> None:
     """What was spent, by model, UTC day or batch; for batches also what the strong model alone would have cost.
 
     CSV and JSON hold exact decimals; the table rounds to six.
@@ -48,7 +51,7 @@ def costs(by: str, form: str, since: datetime | None, batch_id: str | None, stat
             found = {"model": reports.costs_by_model, "day": reports.costs_by_day}[by](session, since=day)
     if batch_id is not None and not found.rows:
         raise click.ClickException(f"there is no batch {batch_id}")
-    {"table": _table, "csv": _csv, "json": _json}[form](found)
+    {"table": _table, "csv": _csv, "json": _json}["json" if as_json else form](found)
 
 
 def _table(found: Report) -> None:

@@ -98,7 +98,8 @@ def _lives(process: subprocess.Popen[bytes]) -> bool:
 
 @click.command()
 @state_dir_option
-def down(state_dir: Path | None) -> None:
+@json_option
+def down(state_dir: Path | None, as_json: bool) -> None:
     """Stop the stack of a state directory, in order. Its data stays."""
     from deploy.errors import StackError
     from deploy.layout import StateDir
@@ -109,7 +110,10 @@ def down(state_dir: Path | None) -> None:
         root = StateDir.at(state_dir).root
     except StackError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"stopped the stack in {root}" if stopped else f"no stack runs in {root}")
+    if as_json:
+        click.echo(json.dumps({"stopped": stopped, "state_dir": str(root)}))
+    else:
+        click.echo(f"stopped the stack in {root}" if stopped else f"no stack runs in {root}")
 
 
 @click.command()

@@ -83,6 +83,20 @@ def test_results_go_to_stdout_or_to_files(api: FakeApi) -> None:
     assert run("results", "batch_1", "--errors", "-").stdout == "{}\n"
 
 
+def test_results_print_the_batch_as_json_beside_their_files(api: FakeApi) -> None:
+    api.states = [completed()]
+    result = run("results", "batch_1", "-o", "out.jsonl", "--json")
+    assert json.loads(result.stdout) == api.states[0]
+    assert Path("out.jsonl").read_bytes() == api.contents["file-out"]
+    assert run("results", "batch_1", "--json").exit_code == 2  # both want stdout
+
+
+def test_a_batch_that_failed_validation_counts_its_errors(api: FakeApi) -> None:
+    api.states = [batch("failed", errors={"data": [{"code": "empty_file", "message": "It is empty.", "line": None}]})]
+    rows = [line.strip("│").split("│") for line in run("status", "batch_1").stdout.splitlines()]
+    assert ["errors", "1"] in [[cell.strip() for cell in row] for row in rows]
+
+
 def test_a_download_cut_short_leaves_the_old_file_alone(api: FakeApi) -> None:
     api.states, api.announced = [completed()], 1_000
     Path("o").write_text("old")
