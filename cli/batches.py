@@ -88,10 +88,10 @@ def list_batches(limit: int, as_json: bool, url: str | None, api_key: str | None
 
 
 def _row(batch: Batch) -> tuple[str, ...]:
-    from cli.output import state, usd, when
+    from cli.output import error_count, state, usd, when
 
     counts, routing = batch["request_counts"], batch.get("routing") or {}
-    numbers = (str(counts["total"]), str(counts["completed"]), str(counts["failed"]))
+    numbers = (str(counts["total"]), str(counts["completed"]), str(counts["failed"] or error_count(batch)))
     money = (usd(routing.get("settled_usd")), usd(routing.get("budget_usd")))
     return (batch["id"], state(batch), when(batch["created_at"]), *numbers, *money)
 

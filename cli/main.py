@@ -7,6 +7,7 @@ command with its one-line help and the module that holds it.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -32,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sandbox": ("cli.sandbox", "sandbox", "Run a simulated OpenAI-compatible upstream."),
 }
 
+OURS = {"routing_service", "workers", "training", "cli", "migrations", "sandbox", "deploy"}
+
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up, not when help is printed."""
@@ -46,6 +49,18 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing in OURS:
+                raise
+            raise click.ClickException(
+                f"this command needs {missing}, which a plain installation leaves out: "
+                "in the checkout, `pip install '.[server,embedded]'`"
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

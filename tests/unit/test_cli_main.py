@@ -37,3 +37,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_an_unknown_command_is_wrong_usage() -> None:
     assert CliRunner().invoke(main, ["nonsense"]).exit_code == 2
+
+
+def test_a_command_without_its_packages_says_what_to_install() -> None:
+    # as on a machine that only calls the API; in a process of its own, for modules stay imported
+    code = "import sys\nsys.modules['psutil'] = None\nfrom cli.main import main\nmain(['down'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: this command needs psutil")
+    assert "pip install '.[server,embedded]'" in done.stderr
