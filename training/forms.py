@@ -1,0 +1,168 @@
+"""The forms of training data, recognised by their columns, and what a row of each says.
+
+Every form says for a prompt how much better one answer was than another, in [-1, 1]:
+
+- outcomes: `prompt, strong_correct, weak_correct`; the difference of the two. RouteLLM's response tables, whose
+  columns are called after the models, are the same with `strong` and `weak` named.
+- comparisons, our JSON lines: `prompt, model_a, model_b, outcome` (1: a preferred, 0: b); 2 x outcome - 1.
+- arena, Chatbot Arena's table: `prompt, model_a, model_b, winner_model_a, winner_model_b, winner_tie`.
+- battles: `prompt_id, model_a, model_b, preference_b` (0: a preferred, 1: b); the prompts stand in a file of their own.
+- scored, Anyscale's: `prompt, mixtral_score`, a judge's 1 to 5 for the weak model's answer. From 4 on the weak model is
+  good enough (a tie, 0); below that the strong model's answer is taken to be better (1).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Cells = Mapping[str, Any]
+Prompts = Mapping[str, str]
+
+SOURCES = frozenset(("arena", "golden", "judge", "feedback"))
+GOOD_ENOUGH = 4  # of Anyscale's 1 to 5
+LEAST_BATTLE_CHARACTERS = 16  # RouteLLM's: shorter prompts of battles are greetings and tests
+WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
+_WORDS = {"true": 1.0, "false": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a row says: the quality of `pair[0]` minus that of `pair[1]`; without a pair, strong minus weak."""
+
+    prompt: str
+    gain: float
+    source: str
+    pair: tuple[str, str] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """`read` raises ValueError with the reason where a row cannot be used."""
+
+    name: str
+    columns: frozenset[str]
+    read: Callable[[Cells, Prompts], Reading]
+    battle: bool = False
+    by_id: bool = False  # its prompts are looked up
+
+
+def recognise(columns: frozenset[str], strong: str | None, weak: str | None) -> Form | None:
+    """The form that a table of these columns has; None for none of them."""
+    if strong is not None and weak is not None and columns >= {"prompt", strong, weak}:
+        return _responses(strong, weak)
+    return next((form for form in FORMS if columns >= form.columns), None)
+
+
+def text(value: Any, name: str) -> str:
+    """A cell that must hold text."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"`{name}` is empty" if value in ("", None) or isinstance(value, str) else f"`{name}` is no text"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"`{name}` holds bytes that are no UTF-8, or half of a surrogate pair") from None
+    return value
+
+
+def number(value: Any, name: str, low: float, high: float) -> float:
+    """A cell that must hold a number of [low, high], or true or false."""
+    plain = value.strip().lower() if isinstance(value, str) else value
+    if plain is None or plain == "":
+        raise ValueError(f"`{name}` is missing")
+    try:
+        found = _WORDS[plain] if plain in _WORDS else float(plain)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"`{name}` is no number: {str(value)[:40]!r}") from None
+    if not low <= found <= high:  # NaN too
+        raise ValueError(f"`{name}` is {found:g}, not within {low:g} and {high:g}")
+    return found
+
+
+def _outcomes(strong: str, weak: str) -> Callable[[Cells, Prompts], Reading]:
+    def read(cells: Cells, prompts: Prompts) -> Reading:
+        gain = number(cells.get(strong), strong, 0, 1) - number(cells.get(weak), weak, 0, 1)
+        return Reading(text(cells.get("prompt"), "prompt"), gain, "golden", weight=_weight(cells))
+
+    return read
+
+
+def _responses(strong: str, weak: str) -> Form:
+    return Form("responses", frozenset(("prompt", strong, weak)), _outcomes(strong, weak))
+
+
+def _comparison(cells: Cells, prompts: Prompts) -> Reading:
+    source = cells.get("source") or "golden"
+    if source not in SOURCES:
+        raise ValueError(f"`source` is {str(source)[:40]!r}, not one of {', '.join(sorted(SOURCES))}")
+    pair = _pair(cells)
+    if pair[0] == pair[1]:
+        raise ValueError(f"`model_a` and `model_b` are both {pair[0][:80]!r}")
+    gain = 2 * number(cells.get("outcome"), "outcome", 0, 1) - 1
+    return Reading(text(cells.get("prompt"), "prompt"), gain, source, pair, _weight(cells))
+
+
+def _arena(cells: Cells, prompts: Prompts) -> Reading:
+    won = [number(cells.get(name), name, 0, 1) for name in WINNERS]
+    if sorted(won) != [0, 0, 1]:
+        raise ValueError(f"not exactly one of {', '.join(WINNERS)} is 1")
+    return Reading(_first_turn(cells.get("prompt")), won[0] - won[1], "arena", _pair(cells))
+
+
+def _battle(cells: Cells, prompts: Prompts) -> Reading:
+    key = text(cells.get("prompt_id"), "prompt_id")
+    if key not in prompts:
+        raise ValueError(f"no prompt has the id {key[:40]!r}")
+    gain = 1 - 2 * number(cells.get("preference_b"), "preference_b", 0, 1)
+    return Reading(prompts[key], gain, "judge", _pair(cells))
+
+
+def _scored(cells: Cells, prompts: Prompts) -> Reading:
+    score = number(cells.get("mixtral_score"), "mixtral_score", 1, 5)
+    gain = 0.0 if score >= GOOD_ENOUGH else 1.0
+    return Reading(text(cells.get("prompt"), "prompt"), gain, "judge", weight=_weight(cells))
+
+
+def _first_turn(value: Any) -> str:
+    """A battle's prompt. Chatbot Arena writes the turns as a JSON list; what is routed is the first."""
+    turns = value
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            turns = json.loads(value)
+        except (ValueError, RecursionError):
+            return text(value, "prompt")
+    if not isinstance(turns, list) or not all(turn is None or isinstance(turn, str) for turn in turns):
+        return text(value, "prompt")
+    return text(next((turn for turn in turns if turn and turn.strip()), None), "prompt")
+
+
+def _pair(cells: Cells) -> tuple[str, str]:
+    return text(cells.get("model_a"), "model_a"), text(cells.get("model_b"), "model_b")
+
+
+def _weight(cells: Cells) -> float:
+    if cells.get("weight") in (None, ""):
+        return 1.0
+    weight = number(cells["weight"], "weight", 0, math.inf)
+    if not 0 < weight < math.inf:
+        raise ValueError(f"`weight` is {weight:g}, which is not above 0 and finite")
+    return weight
+
+
+# The first one whose columns a table has is its form: those that say more stand first.
+FORMS = (
+    Form("arena", frozenset(("prompt", "model_a", "model_b", *WINNERS)), _arena, battle=True),
+    Form("comparisons", frozenset(("prompt", "model_a", "model_b", "outcome")), _comparison),
+    Form("battles", frozenset(("prompt_id", "model_a", "model_b", "preference_b")), _battle, battle=True, by_id=True),
+    Form(
+        "outcomes", frozenset(("prompt", "strong_correct", "weak_correct")), _outcomes("strong_correct", "weak_correct")
+    ),
+    Form("scored", frozenset(("prompt", "mixtral_score")), _scored),
+)
+PROMPT_COLUMNS = frozenset(("prompt_id", "prompt"))
