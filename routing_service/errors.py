@@ -2,6 +2,7 @@
 
     RoutebatchError
     ├── ConfigurationError        the operator's configuration is wrong: named by file and key, raised at start-up
+    ├── ArtifactError             a fitted router cannot be read or written: missing, damaged, of another format or kind
     ├── ClientError               what a client sent is refused; becomes OpenAI's error object and an HTTP status
     │   ├── InvalidRequestError   400
     │   ├── AuthenticationError   401
@@ -22,6 +23,10 @@ class RoutebatchError(Exception):
 
 class ConfigurationError(RoutebatchError):
     """The configuration cannot be used; the message names the file and the key and says what to do."""
+
+
+class ArtifactError(RoutebatchError):
+    """A router's artifact cannot be used or written; the message names the file and what is wrong with it."""
 
 
 class LeaseLostError(RoutebatchError):

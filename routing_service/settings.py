@@ -81,7 +81,7 @@ class RoutingSettings(Section):
     candidates: tuple[str, ...] = ()  # cheapest first
     strong: str | None = None
     weak: str | None = None
-    router: str = "random"
+    router: str = "gain"
     seed: int = 0
 
     @model_validator(mode="after")

@@ -1,19 +1,46 @@
-"""The routers by name. A process loads each router once and keeps it: `Routers(settings).get(name)`."""
+"""The routers by name. A process loads each router once and keeps it: `Routers(settings).get(name)`.
+
+A new method is a module beside this one, an entry in ROUTERS (the router that batches name) and one in KINDS (what an
+artifact of it is loaded by). Modules of routers are imported when one is first asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from routing_service.errors import InvalidRequestError
+from routing_service.errors import ArtifactError, InvalidRequestError
 from routing_service.routers.base import Router
-from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 
-ROUTERS: dict[str, Callable[[Settings], Router]] = {
-    RandomRouter.name: lambda settings: RandomRouter(settings.routing.seed),
-}
+DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 
-__all__ = ["ROUTERS", "Router", "Routers", "make_router"]
+
+def _gain(directory: Path, settings: Settings) -> Router:
+    from routing_service.routers.gain import GainRouter
+
+    return GainRouter.load(directory)
+
+
+def _random(directory: Path, settings: Settings) -> Router:
+    from routing_service.routers.random import RandomRouter
+
+    return RandomRouter.load(directory)
+
+
+def _seeded(settings: Settings) -> Router:
+    from routing_service.routers.random import RandomRouter
+
+    return RandomRouter(settings.routing.seed)
+
+
+ROUTERS: dict[str, Callable[[Settings], Router]] = {
+    "gain": lambda settings: _gain(DEFAULT_ARTIFACT, settings),
+    "random": _seeded,
+}
+KINDS: dict[str, Callable[[Path, Settings], Router]] = {"gain": _gain, "random": _random}
+
+__all__ = ["KINDS", "ROUTERS", "Router", "Routers", "load_router", "make_router"]
 
 
 def make_router(name: str, settings: Settings) -> Router:
@@ -25,6 +52,17 @@ def make_router(name: str, settings: Settings) -> Router:
         message = f"There is no router {name[:80]!r}. Routers: {known}."
         raise InvalidRequestError(message, code="router_not_found", param="router") from None
     return build(settings)
+
+
+def load_router(directory: Path, settings: Settings) -> Router:
+    """Load a fitted router from its artifact. ArtifactError for whatever is wrong with it."""
+    from routing_service.routers.artifact import kind_of
+
+    kind = kind_of(directory)
+    if kind not in KINDS:
+        known = ", ".join(sorted(KINDS))
+        raise ArtifactError(f"{directory} holds a router of unknown kind {kind[:80]!r}. Kinds: {known}")
+    return KINDS[kind](directory, settings)
 
 
 class Routers:

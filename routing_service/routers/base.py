@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,3 +28,13 @@ class Router(Protocol):
 
     def win_rates(self, prompts: Sequence[str], strong: str, weak: str) -> Floats:
         """The two-model view, shape (prompts,): the probability that strong's answer is preferred, ties as half."""
+
+    def explain(self, prompt: str) -> dict[str, Any]:
+        """Why this prompt gets its estimate, as JSON: at least `router` and `win_rate`."""
+
+    def save(self, directory: Path) -> None:
+        """Write the artifact that `load` rebuilds this router from. ArtifactError if it cannot be written."""
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Rebuild a saved router. ArtifactError for whatever is wrong with the artifact."""

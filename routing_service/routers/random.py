@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from routing_service.errors import ArtifactError
+from routing_service.routers import artifact
 from routing_service.routers.base import Floats
 
 
@@ -18,6 +22,7 @@ class RandomRouter:
     name = "random"
 
     def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
         self._key = str(seed).encode()[:64]
 
     def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
@@ -31,6 +36,22 @@ class RandomRouter:
     def win_rates(self, prompts: Sequence[str], strong: str, weak: str) -> Floats:
         """Uniform on [0, 1), as published."""
         return self._uniform(prompts)
+
+    def explain(self, prompt: str) -> dict[str, Any]:
+        """A draw has no reasons."""
+        rate = float(self._uniform([prompt])[0])
+        return {"router": self.name, "win_rate": rate, "why": "drawn at random from the seed and the prompt"}
+
+    def save(self, directory: Path) -> None:
+        artifact.write(directory, self.name, {}, {"seed": self.seed})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        saved = artifact.read(directory)
+        seed = saved.metadata.get("seed")
+        if saved.kind != cls.name or not isinstance(seed, int):
+            raise ArtifactError(f"{directory} holds no seed of a random router")
+        return cls(seed)
 
     def _uniform(self, prompts: Sequence[str]) -> Floats:
         # A lone surrogate cannot come out of a validated body, but a router must not fall over a caller's text.

@@ -46,7 +46,7 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "reasons": {},
         "expected_gain": None,
         "expected_cost_usd": None,
-        "router": "random",
+        "router": "gain",
         "router_version": None,
         "shadow_price": None,
         "unscored": False,

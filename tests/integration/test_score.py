@@ -23,12 +23,13 @@ ROUTERS = Routers(SETTINGS)
 INF = float("inf")
 
 
-class FailingRouter:
+class FailingRouter(RandomRouter):
     """Raises so often, then works. Stands for its own source."""
 
     name = "failing"
 
     def __init__(self, failures: int = 10**9) -> None:
+        super().__init__()
         self.failures = failures
         self.calls = 0
 

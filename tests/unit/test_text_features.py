@@ -1,0 +1,135 @@
+"""Text features and TF-IDF rows: sane in any script and at any length, and what they claim to count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing_service.routers.rbf import Standard, similarities
+from routing_service.routers.text_features import NAMES, WORD_LISTS, features, tokens
+from routing_service.routers.tfidf import Vocabulary
+
+ODD = [
+    "",
+    " \n",
+    "ü",
+    "一个正方形的面积是多少？选择一个答案。",
+    "ما هو حاصل ضرب ٦ في ٧؟",
+    "\ud800 lone",
+    "?" * 100_000,
+    "9" * 5000,
+    "1.2.3 ..., ٣٫٥ 1e999",
+    "A. one\nA. two",
+    "\nA. ",
+    "🙂" * 50,
+    "word " * 20_000,
+    "\nA) x" * 1000,
+]
+
+
+def of(text: str) -> dict[str, float]:
+    return dict(zip(NAMES, features([text], tokens([text]))[0].tolist(), strict=True))
+
+
+def test_odd_texts_have_finite_features() -> None:
+    values = features(ODD, tokens(ODD))
+    assert values.shape == (len(ODD), len(NAMES)) == (len(ODD), 73)
+    assert np.isfinite(values).all()
+    assert features([], []).shape == (0, 73)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=[])), max_size=6))
+def test_a_texts_features_do_not_depend_on_its_company(texts: list[str]) -> None:
+    together = features(texts, tokens(texts))
+    assert np.isfinite(together).all()
+    for row, text in zip(together, texts, strict=True):
+        assert row.tolist() == list(of(text).values())
+
+
+def test_word_lists_share_no_word() -> None:
+    words = " ".join(WORD_LISTS.values()).split()
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize("form", ["{}. ", "{}) ", "({}) "])
+def test_answer_options_are_read_in_their_usual_forms(form: str) -> None:
+    lines = [form.format(letter) + text for letter, text in zip("ABC", ["4", "a fox", "the fox"], strict=True)]
+    found = of("How many?\n" + "\n".join(lines) + "\nAnswer:")
+    assert found["options: count"] == 3
+    assert found["options: numeric share"] == pytest.approx(1 / 3)
+    assert np.expm1(found["options: longest"]) == pytest.approx(7)
+    assert found["ends in a question"] == 1
+    assert np.expm1(found["stem length"]) == pytest.approx(9)
+
+
+def test_numbers_are_counted_and_ranged() -> None:
+    found = of("In 1999 she paid 1,250.50 for 3 and 3 more, see 1.2.3")
+    assert found["numbers: count"] == 5
+    assert np.expm1(found["numbers: largest"]) == pytest.approx(1999)
+    assert np.expm1(found["numbers: smallest"]) == pytest.approx(3)
+    assert found["numbers: years"] == 1
+    assert found["numbers: at least 100"] == 2
+    assert found["numbers: decimals"] == 2
+
+
+def test_characters_and_words_are_counted() -> None:
+    found = of("Is 日本 a Court? A court.")
+    assert np.expm1(found["character '?'"]) == pytest.approx(1)
+    assert found["capitals"] == pytest.approx(3 / 24)
+    assert found["non-ASCII"] == pytest.approx(2 / 24)
+    assert np.expm1(found["word list: law"]) == pytest.approx(2)
+
+
+def dense(vocabulary: Vocabulary, texts: list[str]) -> np.ndarray:
+    rows = vocabulary.rows(tokens(texts))
+    matrix = np.zeros((rows.count, rows.terms))
+    matrix[rows.row, rows.term] = rows.value
+    return matrix
+
+
+TEXTS = ["red fox runs", "red fox sleeps", "blue fox runs fox", ""]
+
+
+def test_terms_are_words_and_pairs_that_stand_in_enough_texts() -> None:
+    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    terms = [vocabulary.term(number) for number in range(len(vocabulary))]
+    assert terms == ["fox", "red", "runs", "fox runs", "red fox"]
+
+
+def test_rows_are_tf_idf_of_unit_length() -> None:
+    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    matrix = dense(vocabulary, TEXTS)
+    assert np.square(matrix).sum(1) == pytest.approx([1, 1, 1, 0])
+    fox, runs, pair = 1 + np.log(2), 1, 1
+    idf = np.log(5 / (1 + np.array([3, 2, 2]))) + 1
+    row = np.array([fox, runs, pair]) * idf
+    assert matrix[2, [0, 2, 3]] == pytest.approx(row / np.linalg.norm(row), rel=1e-3)
+
+
+def test_rows_multiply_like_the_matrix_they_stand_for() -> None:
+    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    rows, matrix = vocabulary.rows(tokens(TEXTS)), dense(vocabulary, TEXTS)
+    of_terms, of_rows = np.arange(5.0), np.arange(4.0)
+    assert rows.times(of_terms) == pytest.approx(matrix @ of_terms)
+    assert rows.transposed_times(of_rows) == pytest.approx(matrix.T @ of_rows)
+
+
+def test_no_texts_and_an_empty_vocabulary_give_empty_rows() -> None:
+    empty = Vocabulary.fit([])
+    assert len(empty) == 0
+    assert empty.rows(tokens(["red fox"])).times(np.zeros(0)).tolist() == [0]
+    assert Vocabulary.fit(tokens(TEXTS)).rows([]).times(np.zeros(5)).tolist() == []
+
+
+def test_formats_are_standardised_apart_where_there_is_enough_of_both() -> None:
+    plain = [f"What is {n} times seven, more or less?" for n in range(120)]
+    optional = [f"Pick {n}\nA. {n}\nB. none of these\nAnswer:" for n in range(120)]
+    values = features(plain + optional, tokens(plain + optional))
+    apart = Standard.fit(values).points(values)
+    assert np.abs(apart[:120, :-1].mean(0)).max() < 0.01
+    assert similarities(apart[:1], apart[120:], 0.76).max() < 0.001
+    pooled = Standard.fit(values[:130])
+    assert pooled.separation == 0
+    assert np.abs(pooled.points(values)).max() <= 4
