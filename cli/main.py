@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "keys": ("cli.keys", "keys", "Create, list and revoke API keys."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
     "report": ("cli.report", "report", "Cost reports."),
+    # routers: files on this machine
+    "train": ("cli.train", "train", "Fit a router on labelled prompts."),
+    "score": ("cli.score", "score", "Score a file of prompts with a router."),
     # processes and tools
     "api": ("cli.serve", "api", "Run the HTTP API."),
     "migrate": ("cli.serve", "migrate", "Bring the database's schema up to date."),

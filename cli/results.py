@@ -26,7 +26,7 @@ def save(api: Api, batch: Batch, output: Path | None, errors: Path | None) -> No
         if path is None:
             continue
         try:
-            with _writing(path) as stream:
+            with writing(path) as stream:
                 if file_id:
                     api.download(file_id, stream)
         except BrokenPipeError:
@@ -56,7 +56,7 @@ def check_paths(
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path) -> Iterator[BinaryIO]:
     """A stream that becomes the file at `path` at its end, so that nobody meets half of it."""
     if path == STDOUT:
         stream = sys.stdout.buffer
