@@ -28,8 +28,9 @@ Matrix = npt.NDArray[np.floating[Any]]
 
 CALIBRATION_SEED = 1_000_003
 LEAST_HELD_OUT = 100  # labels, to calibrate on
+MAX_WEIGHT = 1_000_000
 VARIANCE_RANK = 64
-TOLERANCE = 1e-6
+TOLERANCE = 1e-6  # of the residual; about ten iterations
 MAX_ITERATIONS = 500
 
 
@@ -46,10 +47,10 @@ class GainOptions:
     calibration_share: float = 0.2  # of the prompts, held out to calibrate on; 0 for none
 
     def __post_init__(self) -> None:
-        if not (self.feature_kernel > 0 and self.term_kernel >= 0 and self.width > 0):
-            raise DataError("feature_kernel and width must be positive, term_kernel not negative")
-        if not (self.exact_rows >= 0 and 1 <= self.landmarks <= 4096 and self.min_count >= 1):
-            raise DataError("exact_rows must be 0 or more, landmarks 1 to 4,096, min_count 1 or more")
+        if not (0 < self.feature_kernel <= 100 and 0 < self.width <= 100 and 0 <= self.term_kernel <= 100):
+            raise DataError("feature_kernel and width must be positive, term_kernel not negative, none above 100")
+        if not (0 <= self.exact_rows <= 20_000 and 1 <= self.landmarks <= 4096 and self.min_count >= 1):
+            raise DataError("exact_rows must be 0 to 20,000, landmarks 1 to 4,096, min_count 1 or more")
         if not 0 <= self.calibration_share <= 0.5:
             raise DataError("calibration_share must be 0 to 0.5")
 
@@ -57,12 +58,14 @@ class GainOptions:
 def fit(labels: Labels, *, seed: int, options: GainOptions | None = None) -> GainRouter:
     """Fit a router on all labels, calibrated if that lowers the error on held-out prompts. Same seed, same router.
 
-    DataError for no labels, or values that are not finite. One-sided data give a router that says so with little
-    doubt; a single label moves the mean half its way.
+    DataError for no labels, gains that are not finite, weights outside 0 to 1,000,000. One-sided data give a router
+    that says so with little doubt; a single label moves the mean half its way.
     """
     options = options or GainOptions()
-    if not (np.isfinite(labels.gain).all() and np.isfinite(labels.weight).all() and (labels.weight >= 0).all()):
-        raise DataError("gains and weights must be finite, weights not negative")
+    if not np.isfinite(labels.gain).all():
+        raise DataError("gains must be finite")
+    if not ((labels.weight >= 0) & (labels.weight <= MAX_WEIGHT)).all():
+        raise DataError(f"weights must be 0 to {MAX_WEIGHT:,}: a weight is how many labels a label counts as")
     labels = labels.take(np.flatnonzero(labels.weight > 0))
     if not len(labels):
         raise DataError("there is no label to fit on")
@@ -164,7 +167,7 @@ def _solve(radial: Callable[[Vector], Matrix], rows: Rows, phi: Floats, target: 
     size = residual @ step
     for _ in range(MAX_ITERATIONS):
         if np.linalg.norm(residual) <= TOLERANCE * np.linalg.norm(target):
-            break
+            return solution
         moved = times(direction)
         length = size / (direction @ moved)
         solution = solution + length * direction
@@ -172,7 +175,7 @@ def _solve(radial: Callable[[Vector], Matrix], rows: Rows, phi: Floats, target: 
         step = conditioned(residual)
         size, before = residual @ step, size
         direction = step + size / before * direction
-    return solution
+    raise DataError("the fit does not converge: choose smaller kernels, or weights that differ less")
 
 
 def _reduction(phi: Floats, scaled: Floats) -> Floats:

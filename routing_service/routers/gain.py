@@ -75,7 +75,7 @@ class GainRouter:
         quality = np.full((len(prompts), len(models)), 0.5, dtype=np.float32)
         spread = np.zeros_like(quality)
         quality[:, 1:] += gain[:, None] / 2
-        spread[:, 1:] = np.minimum(std / 2, 1)[:, None]
+        spread[:, 1:] = std[:, None] / 2
         return quality, spread
 
     def win_rates(self, prompts: Sequence[str], strong: str, weak: str) -> Floats:
@@ -98,7 +98,8 @@ class GainRouter:
         similar = self._similar(self.model.standard.points(features(prompts, words)))
         raw = figures.mean + terms.times(self._term_weight) + similar @ self.model.landmark_weight
         gain = np.clip(figures.scale * raw + figures.offset, -1, 1)
-        return gain, figures.scale * figures.noise * np.sqrt(self._variance(terms, similar))
+        std = figures.scale * figures.noise * np.sqrt(self._variance(terms, similar))
+        return gain, np.minimum(std, 1)  # no number in [-1, 1] spreads more
 
     def _similar(self, points: Points) -> Points:
         return similarities(points, self.model.landmarks, self.model.figures.width)

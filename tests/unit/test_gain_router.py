@@ -1,40 +1,19 @@
-"""The gain router: fitted from labels, the same after saving, sane for any prompt; and the one that ships."""
+"""The gain router: fitted from labels, and sane for any prompt."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from routing_service.errors import ArtifactError
-from routing_service.routers import DEFAULT_ARTIFACT, Routers, artifact, load_router, make_router
+from routing_service.routers import DEFAULT_ARTIFACT
 from routing_service.routers.gain import MINIBATCH, GainRouter, minibatches
 from routing_service.routers.rbf import similarities
 from routing_service.routers.text_features import features, tokens
-from tests.factories import make_settings
-from training.data import DataError, Labels, fingerprint
-from training.default import LICENCES, fit_default
+from tests.unit.labelled import ODD, labels, sums
+from training.data import DataError, Labels
 from training.gain import GainOptions, fit
-
-ODD = ["", "ü", "一个正方形的面积是多少？", "ما هو حاصل ضرب ٦ في ٧؟", "\ud800", "9" * 5000, "why " * 25_000, "\nA. "]
-
-
-def labels(prompts: list[str], gain: list[float], weight: list[float] | None = None) -> Labels:
-    weights = np.array(weight or [1.0] * len(prompts), float)
-    return Labels(prompts, np.array(gain, float), weights, ["golden"] * len(prompts))
-
-
-def sums(n: int, seed: int = 0) -> Labels:
-    """Questions on rings are hard for the weak model, questions on colours for neither."""
-    draw = np.random.default_rng(seed)
-    hard = draw.random(n) < 0.5
-    topics = [("ring", "field", "ideal"), ("colour", "shade", "paint")]
-    words = [draw.choice(topics[0 if h else 1], 4) for h in hard]
-    prompts = [f"Tell me {number} things of {' '.join(w)}" for number, w in enumerate(words)]
-    return labels(prompts, np.where(hard, draw.random(n) < 0.8, draw.random(n) < 0.1).astype(float).tolist())
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +135,25 @@ def test_one_sided_labels_give_a_router_that_says_so() -> None:
         (labels([], []), "no label"),
         (labels(["a"], [1], [0.0]), "no label"),
         (labels(["a"], [np.nan]), "finite"),
-        (labels(["a"], [1], [np.inf]), "finite"),
-        (labels(["a"], [1], [-1.0]), "negative"),
+        (labels(["a"], [1], [np.inf]), "weights"),
+        (labels(["a"], [1], [np.nan]), "weights"),
+        (labels(["a"], [1], [-1.0]), "weights"),
+        (labels(["a"], [1], [1e12]), "weights"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(data: Labels, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         fit(data, seed=0)
+
+
+def test_extreme_weights_and_kernels_still_give_gains() -> None:
+    data = sums(200)
+    for weight in (1e-9, 1e6):
+        for options in (GainOptions(), GainOptions(exact_rows=0), GainOptions(feature_kernel=100, term_kernel=100)):
+            heavy = labels(data.prompts, data.gain.tolist(), [weight] + [1.0] * 199)
+            gain, std = fit(heavy, seed=0, options=options).gains([*data.prompts[:9], *ODD])
+            assert (np.abs(gain) <= 1).all()
+            assert ((std >= 0) & (std <= 1)).all()
 
 
 @pytest.mark.parametrize("wrong", [{"landmarks": 0}, {"width": 0}, {"calibration_share": 0.9}, {"min_count": 0}])
@@ -183,55 +174,6 @@ def test_calibration_is_applied_only_where_it_lowers_the_error() -> None:
     assert (calm["scale"], calm["offset"]) == (1, 0)
 
 
-def test_a_saved_router_is_the_same_when_loaded(router: GainRouter, tmp_path: Path) -> None:
-    router.save(tmp_path / "r")
-    loaded = load_router(tmp_path / "r", make_settings())
-    assert isinstance(loaded, GainRouter)
-    prompts = sums(100, seed=8).prompts + ODD
-    for before, after in zip(router.gains(prompts), loaded.gains(prompts), strict=True):
-        assert before.tolist() == after.tolist()
-    assert loaded.metadata == router.metadata
-    assert loaded.metadata["data"]["fingerprint"] == fingerprint(sums(400))
-    loaded.save(tmp_path / "again")
-    assert artifact.read(tmp_path / "again").digest == artifact.read(tmp_path / "r").digest
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "reason"),
-    [
-        ("words", np.frombuffer(b"\xff", np.uint8), "UTF-8"),
-        ("pair_seconds", None, "pair_seconds"),
-        ("idf", np.zeros(3, np.float16), "idf"),
-        ("landmark_weight", np.array([np.nan], np.float32), "landmark_weight"),
-        ("spread", np.zeros((2, 73), np.float32), "positive"),
-        ("reduction", np.zeros((9999, 2), np.float32), "reduction"),
-    ],
-)
-def test_tensors_that_are_no_gain_router_are_refused(
-    router: GainRouter, tmp_path: Path, name: str, tensor: np.ndarray | None, reason: str
-) -> None:
-    router.save(tmp_path)
-    saved = artifact.read(tmp_path)
-    tensors = {key: value for key, value in saved.tensors.items() if key != name}
-    artifact.write(tmp_path, "gain", tensors if tensor is None else tensors | {name: tensor}, saved.metadata)
-    with pytest.raises(ArtifactError, match=reason):
-        GainRouter.load(tmp_path)
-
-
-def test_figures_that_are_missing_or_no_numbers_are_refused(router: GainRouter, tmp_path: Path) -> None:
-    router.save(tmp_path)
-    saved = artifact.read(tmp_path)
-    good = saved.metadata["figures"]
-    wrong: list[Any] = [None, {}, good | {"mean": "high"}, good | {"mean": None}]
-    for figures in wrong:
-        artifact.write(tmp_path, "gain", saved.tensors, saved.metadata | {"figures": figures})
-        with pytest.raises(ArtifactError, match="figures"):
-            GainRouter.load(tmp_path)
-    artifact.write(tmp_path, "random", saved.tensors, saved.metadata)
-    with pytest.raises(ArtifactError, match="random"):
-        GainRouter.load(tmp_path)
-
-
 def test_an_explanation_names_the_terms_and_features_that_count(router: GainRouter) -> None:
     why = router.explain("Tell me 7 things of ring field ring")
     assert why["gain"] == pytest.approx(2 * why["win_rate"] - 1)
@@ -246,36 +188,3 @@ def test_minibatches_are_bounded_in_prompts_and_characters() -> None:
     long = "a" * 3_000_000
     assert list(minibatches([long, long, "a", long + long])) == [(0, 1), (1, 3), (3, 4)]
     assert list(minibatches([])) == []
-
-
-def test_the_router_that_ships_is_the_default_and_is_loaded_once() -> None:
-    settings = make_settings()
-    assert settings.routing.router == "gain"
-    routers = Routers(settings)
-    assert routers.get("gain") is routers.get("gain")
-
-
-def test_the_router_that_ships_is_small_and_says_what_it_was_fitted_on() -> None:
-    assert sum(file.stat().st_size for file in DEFAULT_ARTIFACT.iterdir()) < 1_000_000
-    metadata = artifact.read(DEFAULT_ARTIFACT).metadata
-    assert set(metadata["data"]["tables"]) == set(LICENCES) == set(metadata["metrics"]["held_out"])
-    for figures in metadata["metrics"]["held_out"].values():
-        assert figures["apgr_ten_bins"] > figures["random_interval"][1]
-
-
-def test_the_router_that_ships_prefers_the_strong_model_for_the_harder_question() -> None:
-    sheep = "Tom has 3 sheep and buys 2 more. How many sheep has he?"
-    work = (
-        "A train goes 60 miles an hour for 2.5 hours, then 20% slower for twice as long, and stops every 40 minutes "
-        "for 5 minutes. Fuel costs $3 a mile for the first 100 miles and half of it after. What is the total cost?"
-    )
-    easy, hard = make_router("gain", make_settings()).win_rates([sheep, work], "strong", "weak")
-    assert easy < hard
-
-
-def test_the_default_is_rebuilt_from_its_tables_with_figures_and_licences() -> None:
-    tables = {"mmlu": sums(300), "gsm8k": sums(200, seed=9)}
-    fitted = fit_default(tables, options=GainOptions(calibration_share=0))
-    assert fitted.metadata["data"]["rows"] == 500
-    assert fitted.metadata["data"]["tables"]["gsm8k"] == {"rows": 200, "licence": LICENCES["gsm8k"]}
-    assert fitted.metadata["metrics"]["held_out"]["mmlu"]["apgr"] > 0.5

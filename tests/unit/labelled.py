@@ -1,0 +1,24 @@
+"""Small sets of labels to fit routers on, and prompts of the kinds that break things."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.data import Labels
+
+ODD = ["", "ü", "一个正方形的面积是多少？", "ما هو حاصل ضرب ٦ في ٧؟", "\ud800", "9" * 5000, "why " * 25_000, "\nA. "]
+
+
+def labels(prompts: list[str], gain: list[float], weight: list[float] | None = None) -> Labels:
+    weights = np.array(weight or [1.0] * len(prompts), float)
+    return Labels(prompts, np.array(gain, float), weights, ["golden"] * len(prompts))
+
+
+def sums(n: int, seed: int = 0) -> Labels:
+    """Questions on rings are hard for the weak model, questions on colours for neither."""
+    draw = np.random.default_rng(seed)
+    hard = draw.random(n) < 0.5
+    topics = [("ring", "field", "ideal"), ("colour", "shade", "paint")]
+    words = [draw.choice(topics[0 if h else 1], 4) for h in hard]
+    prompts = [f"Tell me {number} things of {' '.join(w)}" for number, w in enumerate(words)]
+    return labels(prompts, np.where(hard, draw.random(n) < 0.8, draw.random(n) < 0.1).astype(float).tolist())

@@ -1,0 +1,105 @@
+"""The gain router saved and loaded, and the one that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routing_service.errors import ArtifactError
+from routing_service.routers import DEFAULT_ARTIFACT, Routers, artifact, load_router, make_router
+from routing_service.routers.gain import GainRouter
+from tests.factories import make_settings
+from tests.unit.labelled import ODD, sums
+from training.data import fingerprint
+from training.default import LICENCES, fit_default
+from training.gain import GainOptions, fit
+
+
+@pytest.fixture(scope="module")
+def router() -> GainRouter:
+    return fit(sums(400), seed=1)
+
+
+def test_a_saved_router_is_the_same_when_loaded(router: GainRouter, tmp_path: Path) -> None:
+    router.save(tmp_path / "r")
+    loaded = load_router(tmp_path / "r", make_settings())
+    assert isinstance(loaded, GainRouter)
+    prompts = sums(100, seed=8).prompts + ODD
+    for before, after in zip(router.gains(prompts), loaded.gains(prompts), strict=True):
+        assert before.tolist() == after.tolist()
+    assert loaded.metadata == router.metadata
+    assert loaded.metadata["data"]["fingerprint"] == fingerprint(sums(400))
+    loaded.save(tmp_path / "again")
+    assert artifact.read(tmp_path / "again").digest == artifact.read(tmp_path / "r").digest
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "reason"),
+    [
+        ("words", np.frombuffer(b"\xff", np.uint8), "UTF-8"),
+        ("pair_seconds", None, "pair_seconds"),
+        ("idf", np.zeros(3, np.float16), "idf"),
+        ("landmark_weight", np.array([np.nan], np.float32), "landmark_weight"),
+        ("spread", np.zeros((2, 73), np.float32), "positive"),
+        ("reduction", np.zeros((9999, 2), np.float32), "reduction"),
+    ],
+)
+def test_tensors_that_are_no_gain_router_are_refused(
+    router: GainRouter, tmp_path: Path, name: str, tensor: np.ndarray | None, reason: str
+) -> None:
+    router.save(tmp_path)
+    saved = artifact.read(tmp_path)
+    tensors = {key: value for key, value in saved.tensors.items() if key != name}
+    artifact.write(tmp_path, "gain", tensors if tensor is None else tensors | {name: tensor}, saved.metadata)
+    with pytest.raises(ArtifactError, match=reason):
+        GainRouter.load(tmp_path)
+
+
+def test_figures_that_are_missing_or_no_numbers_are_refused(router: GainRouter, tmp_path: Path) -> None:
+    router.save(tmp_path)
+    saved = artifact.read(tmp_path)
+    good = saved.metadata["figures"]
+    wrong: list[Any] = [None, {}, good | {"mean": "high"}, good | {"mean": None}]
+    for figures in wrong:
+        artifact.write(tmp_path, "gain", saved.tensors, saved.metadata | {"figures": figures})
+        with pytest.raises(ArtifactError, match="figures"):
+            GainRouter.load(tmp_path)
+    artifact.write(tmp_path, "random", saved.tensors, saved.metadata)
+    with pytest.raises(ArtifactError, match="random"):
+        GainRouter.load(tmp_path)
+
+
+def test_the_router_that_ships_is_the_default_and_is_loaded_once() -> None:
+    settings = make_settings()
+    assert settings.routing.router == "gain"
+    routers = Routers(settings)
+    assert routers.get("gain") is routers.get("gain")
+
+
+def test_the_router_that_ships_is_small_and_says_what_it_was_fitted_on() -> None:
+    assert sum(file.stat().st_size for file in DEFAULT_ARTIFACT.iterdir()) < 1_000_000
+    metadata = artifact.read(DEFAULT_ARTIFACT).metadata
+    assert set(metadata["data"]["tables"]) == set(LICENCES) == set(metadata["metrics"]["held_out"])
+    for figures in metadata["metrics"]["held_out"].values():
+        assert figures["apgr_ten_bins"] > figures["random_interval"][1]
+
+
+def test_the_router_that_ships_prefers_the_strong_model_for_the_harder_question() -> None:
+    sheep = "Tom has 3 sheep and buys 2 more. How many sheep has he?"
+    work = (
+        "A train goes 60 miles an hour for 2.5 hours, then 20% slower for twice as long, and stops every 40 minutes "
+        "for 5 minutes. Fuel costs $3 a mile for the first 100 miles and half of it after. What is the total cost?"
+    )
+    easy, hard = make_router("gain", make_settings()).win_rates([sheep, work], "strong", "weak")
+    assert easy < hard
+
+
+def test_the_default_is_rebuilt_from_its_tables_with_figures_and_licences() -> None:
+    tables = {"mmlu": sums(300), "gsm8k": sums(200, seed=9)}
+    fitted = fit_default(tables, options=GainOptions(calibration_share=0))
+    assert fitted.metadata["data"]["rows"] == 500
+    assert fitted.metadata["data"]["tables"]["gsm8k"] == {"rows": 200, "licence": LICENCES["gsm8k"]}
+    assert fitted.metadata["metrics"]["held_out"]["mmlu"]["apgr"] > 0.5
