@@ -21,11 +21,24 @@ from tests.factories import make_settings
 _numbers = itertools.count()
 
 
+KEPT = ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER")
+
+
+def pytest_configure() -> None:
+    """Shut out the caller's variables, and the routebatch.toml that README has them write in the checkout.
+
+    Importing the Celery app reads the configuration, so this comes before the tests are collected.
+    """
+    for name in [name for name in os.environ if name.startswith("ROUTEBATCH_") and name not in KEPT]:
+        del os.environ[name]
+    os.environ["ROUTEBATCH_CONFIG"] = str(Path(__file__).with_name("no_configuration.toml"))
+
+
 @pytest.fixture(autouse=True)
-def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("ROUTEBATCH_") and name not in ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER"):
-            monkeypatch.delenv(name)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A test sees no variable of ours, and no file that it has not written."""
+    monkeypatch.delenv("ROUTEBATCH_CONFIG")
+    monkeypatch.chdir(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
