@@ -23,7 +23,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(UV_SETTINGS); \
 	backend="--torch-backend=cpu"; if ls "$${UV_FIND_LINKS:-none}"/torch-*cpu* >/dev/null 2>&1; then backend=""; fi; \
-	set -x; export VIRTUAL_ENV=$(CURDIR)/$(VENV); $(BIN)/uv pip install --quiet $$backend -r requirements.lock && \
+	set -x; export VIRTUAL_ENV=$(CURDIR)/$(VENV); $(BIN)/uv pip install --quiet --no-deps $$backend -r requirements.lock && \
 	$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
