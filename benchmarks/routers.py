@@ -23,7 +23,7 @@ from routing_service.routers.gain import GainRouter
 from training.data import Labels, load_labels, split
 from training.default import joined
 from training.evaluation import apgr, apgr_ten_bins, calibration_error, oracle
-from training.gain import GainOptions, fit
+from training.gain import GainOptions, fit_labels
 
 PROMPTS = 8192  # a run
 SINGLES = 500
@@ -52,7 +52,7 @@ def quality(tables: dict[str, Labels], seeds: int) -> Table:
         rows = []
         for seed in range(seeds):
             fitted, rest = split(tables[name], count / len(tables[name]), seed)
-            rates = fit(fitted, seed=seed).win_rates(rest.prompts, "strong", "weak")
+            rates = fit_labels(fitted, seed=seed).win_rates(rest.prompts, "strong", "weak")
             best = oracle(rest.gain, apgr_ten_bins)
             rows.append(
                 (apgr_ten_bins(rates, rest.gain), apgr(rates, rest.gain), best, calibration_error(rates, rest.gain))
@@ -96,7 +96,7 @@ def fitting(labels: Labels) -> Table:
 
 
 def _fit(labels: Labels, exact_rows: int) -> None:
-    fit(labels, seed=0, options=GainOptions(exact_rows=exact_rows, calibration_share=0))
+    fit_labels(labels, seed=0, options=GainOptions(exact_rows=exact_rows, calibration_share=0))
 
 
 def _seconds(work: Callable[..., object], *arguments: object) -> float:

@@ -59,7 +59,7 @@ def score(file: str, wanted: str | None, form: str | None, output: Path) -> None
 
 def find_router(wanted: str | None) -> Router:
     """The router of that name or in that directory; the configured one for None."""
-    from routing_service.routers import ROUTERS, load_router, make_router
+    from routing_service.routers import METHODS, canonical, load_router, make_router, router_names
     from routing_service.settings import Settings
 
     try:
@@ -67,10 +67,11 @@ def find_router(wanted: str | None) -> Router:
     except ValueError as error:
         raise click.ClickException(f"the configuration is wrong, `routebatch doctor` says where: {error}") from error
     name = wanted or settings.routing.router
-    if name in ROUTERS:
+    names = router_names(settings)
+    if canonical(name) in (*METHODS, *names):
         return make_router(name, settings)
     if not Path(name).is_dir():
-        raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(ROUTERS)})")
+        raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")
     return load_router(Path(name), settings)
 
 

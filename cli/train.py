@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -16,15 +15,27 @@ if TYPE_CHECKING:
     from training.data import Labels, Loaded
     from training.evaluation import Evaluation
 
-# method -> (the module that fits it, the dataclass of its options there)
-METHODS: dict[str, tuple[str, str]] = {"gain": ("training.gain", "GainOptions")}
 LISTED = 10  # bad rows
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")
 
 
+class MethodName(click.ParamType[str]):
+    """A method of fitting or its alias; the list is read when it is needed."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from routing_service.routers import canonical
+        from training.methods import METHODS
+
+        if canonical(value) not in METHODS:
+            self.fail(f"{value!r} is none of {', '.join(METHODS)}", param, ctx)
+        return canonical(str(value))
+
+
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
-@click.argument("method", type=click.Choice(list(METHODS)))
+@click.argument("method", type=MethodName())
 @click.option(
     "--comparisons", "files", type=FILE, multiple=True, required=True, help="Labels; may be given repeatedly."
 )
@@ -64,18 +75,22 @@ def train(
     """
     from cli.progress import spinner
     from routing_service.errors import RoutebatchError
+    from routing_service.settings import Settings
+    from training import methods
+    from training.comparisons import Comparisons
     from training.data import fingerprint
 
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
-    module, options_name = METHODS[method]
-    options = parse_options(getattr(import_module(module), options_name), pairs)
+    chosen = methods.method(method)
+    options = parse_options(chosen.options, pairs)
     _check_output(output)
     try:
         with spinner("reading"):
             loaded, fitted, held = _load([*files, *more], strong, weak, hold_out, seed)
         with spinner(f"fitting {method} on {len(fitted)} labels"):
-            router = import_module(module).fit(fitted, seed=seed, options=options)
+            data = Comparisons.from_labels(fitted)
+            router = chosen.fit(data, seed=seed, options=options, settings=Settings(), progress=methods.silent)
             figures = _figures(router, held, seed) if held is not None else None
             router.save(output)
     except RoutebatchError as error:

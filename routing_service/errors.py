@@ -3,6 +3,7 @@
     RoutebatchError
     ├── ConfigurationError        the operator's configuration is wrong: named by file and key, raised at start-up
     ├── ArtifactError             a fitted router cannot be read or written: missing, damaged, of another format or kind
+    ├── ScoringError              a router has no estimate to give: a model it cannot place, an encoder that fails
     ├── ClientError               what a client sent is refused; becomes OpenAI's error object and an HTTP status
     │   ├── InvalidRequestError   400
     │   ├── AuthenticationError   401
@@ -27,6 +28,10 @@ class ConfigurationError(RoutebatchError):
 
 class ArtifactError(RoutebatchError):
     """A router's artifact cannot be used or written; the message names the file and what is wrong with it."""
+
+
+class ScoringError(RoutebatchError):
+    """A router cannot estimate these prompts or models; the message says which and what to do."""
 
 
 class LeaseLostError(RoutebatchError):

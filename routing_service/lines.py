@@ -20,7 +20,7 @@ from routing_service.body import (
     upstream_body,
 )
 from routing_service.pricing import to_nano
-from routing_service.routers import ROUTERS
+from routing_service.routers import canonical, router_names
 from routing_service.settings import Settings
 
 ENDPOINT = "/v1/chat/completions"
@@ -90,18 +90,18 @@ def resolve_model(name: str, settings: Settings, param: str) -> str | None:
     for key in (*settings.candidates, *settings.models):
         if settings.models[key].name == name:
             return key
-    if threshold_alias(name) is not None:
+    if threshold_alias(name, settings) is not None:
         return None
     known = ", ".join((AUTO, *settings.models))
     raise LineError("model_not_found", f"There is no model {shown(name)}. Models: {known}.", param)
 
 
-def threshold_alias(name: str) -> tuple[str, float] | None:
+def threshold_alias(name: str, settings: Settings) -> tuple[str, float] | None:
     """Router and threshold of a `router-<method>-<threshold>` name, if it is one of a router that exists."""
     found = _THRESHOLD_ALIAS.fullmatch(name)
-    if found is None or found[1] not in ROUTERS or float(found[2]) > 1:
+    if found is None or canonical(found[1]) not in router_names(settings) or float(found[2]) > 1:
         return None
-    return found[1], float(found[2])
+    return canonical(found[1]), float(found[2])
 
 
 def _load(raw: bytes, max_depth: int) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class ModelSettings(Section):
     cap_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
     overhead_tokens: int = Field(16, ge=0)
     max_concurrency: int = Field(128, ge=1)
+    rated_as: str | None = None  # what training data call this model; None: its key here, then its name
+    tier: int | None = Field(None, ge=0, le=99)  # for routers that never saw it; 0 is the weakest tier
     bill_on_5xx: bool = True
     connect_timeout_s: float = Field(10, gt=0)
     timeout_s: float = Field(300, gt=0)
@@ -82,6 +84,8 @@ class RoutingSettings(Section):
     strong: str | None = None
     weak: str | None = None
     router: str = "gain"
+    artifacts: dict[str, Path] = {}  # fitted routers by the name that batches give
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where it is there
     seed: int = 0
 
     @model_validator(mode="after")
@@ -91,6 +95,21 @@ class RoutingSettings(Section):
         if self.strong is not None and self.candidates and set(self.candidates) != {self.weak, self.strong}:
             raise ValueError("name either candidates or a strong/weak pair, not both")
         return self
+
+
+class EmbeddingSettings(Section):
+    """The encoder of prompts, for routers that compare vectors."""
+
+    encoder: str = "minilm"  # minilm, static, a path or a hub name, or endpoint:MODEL
+    precision: Literal["auto", "float", "int8"] = "auto"  # auto: int8 on a CPU, float on CUDA
+    max_tokens: int = Field(256, ge=8, le=32_768)  # of longer prompts head and tail are read
+    minibatch_tokens: int = Field(8192, ge=64)
+    cache: Path | None = None  # a directory; None: the user's cache directory
+    cache_bytes: int = Field(4_000_000_000, ge=0)  # 0: no cache
+    base_url: HttpUrl | None = Field(None, repr=False)
+    api_key_env: str | None = None
+    usd_per_million: Usd = Decimal(0)
+    timeout_s: float = Field(60, gt=0)
 
 
 class BudgetSettings(Section):
@@ -143,6 +162,7 @@ class Settings(BaseSettings):
 
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     routing: RoutingSettings = RoutingSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
     budget: BudgetSettings = BudgetSettings()
     limits: LimitSettings = LimitSettings()
     score: ScoreSettings = ScoreSettings()

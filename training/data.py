@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 MAX_NAMED = 1000  # bad rows; all of them are counted
 LISTED_PAIRS = 5
 
-__all__ = ["BadRow", "DataError", "Labels", "Loaded", "fingerprint", "load_labels", "require_contrast", "split"]
+__all__ = ["BadRow", "DataError", "Labels", "Loaded", "draw", "fingerprint", "load_labels", "require_contrast", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +216,12 @@ def split(labels: Labels, fraction: float, seed: int) -> tuple[Labels, Labels]:
     if not 0 <= fraction <= 1:
         raise ValueError("fraction must be within 0 and 1")
     limit = int(fraction * 2**64)
-    sides = [_draw(prompt, seed) < limit for prompt in labels.prompts]
+    sides = [draw(prompt, seed) < limit for prompt in labels.prompts]
     first = np.array(sides, dtype=bool)
     return labels.take(np.flatnonzero(first)), labels.take(np.flatnonzero(~first))
 
 
-def _draw(prompt: str, seed: int) -> int:
+def draw(prompt: str, seed: int) -> int:
+    """A number below 2 ** 64 that depends on seed and prompt alone."""
     key = f"{seed}\n{prompt}".encode("utf-8", "surrogatepass")
     return int.from_bytes(sha256(key).digest()[:8], "big")

@@ -17,7 +17,7 @@ import numpy as np
 from routing_service.routers.gain import GainRouter
 from training.data import Labels, load_labels, split
 from training.evaluation import evaluate
-from training.gain import GainOptions, fit
+from training.gain import GainOptions, fit_labels
 
 SEED = 0
 OPTIONS = GainOptions(min_count=3)  # half the vocabulary of 2, and no worse
@@ -32,12 +32,12 @@ LICENCES = {
 def fit_default(tables: dict[str, Labels], seed: int = SEED, options: GainOptions = OPTIONS) -> GainRouter:
     """The router of these tables, by name, with its figures on held-out prompts in the metadata."""
     parts = {name: split(labels, HELD_OUT, seed) for name, labels in tables.items()}
-    trial = fit(joined([kept for _, kept in parts.values()]), seed=seed, options=options)
+    trial = fit_labels(joined([kept for _, kept in parts.values()]), seed=seed, options=options)
     held_out = {}
     for name, (held, _) in parts.items():
         rates = trial.win_rates(held.prompts, PAIR["strong"], PAIR["weak"])
         held_out[name] = evaluate(rates, held.gain, seed=seed).as_dict()
-    router = fit(joined(list(tables.values())), seed=seed, options=options)
+    router = fit_labels(joined(list(tables.values())), seed=seed, options=options)
     router.metadata["metrics"]["held_out"] = held_out
     router.metadata["data"]["tables"] = {
         name: {"rows": len(labels), "licence": LICENCES.get(name, "unknown")} for name, labels in tables.items()

@@ -21,7 +21,10 @@ from routing_service.routers.gain import Figures, GainModel, GainRouter, minibat
 from routing_service.routers.rbf import Points, Standard, similarities
 from routing_service.routers.text_features import features, tokens
 from routing_service.routers.tfidf import Rows, Vocabulary
+from routing_service.settings import Settings
+from training.comparisons import Comparisons
 from training.data import DataError, Labels, fingerprint, split
+from training.methods import Progress, silent
 
 Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.floating[Any]]
@@ -55,7 +58,15 @@ class GainOptions:
             raise DataError("calibration_share must be 0 to 0.5")
 
 
-def fit(labels: Labels, *, seed: int, options: GainOptions | None = None) -> GainRouter:
+def fit(
+    comparisons: Comparisons, *, seed: int, options: GainOptions, settings: Settings, progress: Progress = silent
+) -> GainRouter:
+    """Fit a router on the comparisons of the pair."""
+    with progress("fitting gain", 1):
+        return fit_labels(comparisons.labels(), seed=seed, options=options)
+
+
+def fit_labels(labels: Labels, *, seed: int, options: GainOptions | None = None) -> GainRouter:
     """Fit a router on all labels, calibrated if that lowers the error on held-out prompts. Same seed, same router.
 
     DataError for no labels, gains that are not finite, weights outside 0 to 1,000,000. One-sided data give a router

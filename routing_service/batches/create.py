@@ -26,7 +26,7 @@ from routing_service.events import Publisher
 from routing_service.lines import ENDPOINT
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
 from routing_service.pricing import PriceBook, to_nano
-from routing_service.routers import ROUTERS
+from routing_service.routers import canonical, check_name
 from routing_service.settings import Settings
 
 MAX_WINDOW = timedelta(days=7)
@@ -140,13 +140,8 @@ def _check_metadata(metadata: Mapping[str, str] | None) -> None:
 
 def _router(options: BatchOptions, settings: Settings) -> str:
     router = options.router or settings.routing.router
-    if router not in ROUTERS:
-        raise InvalidRequestError(
-            f"there is no router {router!r}; there are: {', '.join(ROUTERS)}",
-            code="router_not_found",
-            param="routing.router",
-        )
-    return router
+    check_name(router, settings, "routing.router")
+    return canonical(router)
 
 
 def _candidates(settings: Settings) -> tuple[str, ...]:

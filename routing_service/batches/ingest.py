@@ -207,7 +207,7 @@ def _accept(session: Session, batch: Batch, intake: _Intake) -> list[int]:
         for first in first_lines
     ]
     session.execute(insert(ScoreRange), ranges)
-    _follow_alias(batch, intake.alias or "")
+    _follow_alias(batch, intake.alias or "", intake.settings)
     batch.model = intake.alias
     batch.total = intake.total
     batch.floor_nano = intake.floor_nano
@@ -216,9 +216,9 @@ def _accept(session: Session, batch: Batch, intake: _Intake) -> list[int]:
     return first_lines
 
 
-def _follow_alias(batch: Batch, alias: str) -> None:
+def _follow_alias(batch: Batch, alias: str, settings: Settings) -> None:
     """A model name of RouteLLM's form (`router-<method>-<threshold>`) names the batch's router and mode."""
-    named = threshold_alias(alias)
+    named = threshold_alias(alias, settings)
     if named is not None:
         batch.router, threshold = named
         mode = {"mode": "threshold", "threshold": threshold, "router": batch.router, "strong_share": None}

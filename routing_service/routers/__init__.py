@@ -1,12 +1,13 @@
 """The routers by name. A process loads each router once and keeps it: `Routers(settings).get(name)`.
 
-A new method is a module beside this one, an entry in ROUTERS (the router that batches name) and one in KINDS (what an
-artifact of it is loaded by). Modules of routers are imported when one is first asked for.
+A new method is a module beside this one and a line in METHODS. Modules of routers are imported when one is first asked
+for. A batch names a router that is built in (`gain`, which ships fitted, and `random`), one of the configuration's
+`routing.artifacts`, or a method, which means the artifact of that name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from routing_service.errors import ArtifactError, InvalidRequestError
@@ -15,43 +16,49 @@ from routing_service.settings import Settings
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 
-
-def _gain(directory: Path, settings: Settings) -> Router:
-    from routing_service.routers.gain import GainRouter
-
-    return GainRouter.load(directory)
-
-
-def _random(directory: Path, settings: Settings) -> Router:
-    from routing_service.routers.random import RandomRouter
-
-    return RandomRouter.load(directory)
-
-
-def _seeded(settings: Settings) -> Router:
-    from routing_service.routers.random import RandomRouter
-
-    return RandomRouter(settings.routing.seed)
-
-
-ROUTERS: dict[str, Callable[[Settings], Router]] = {
-    "gain": lambda settings: _gain(DEFAULT_ARTIFACT, settings),
-    "random": _seeded,
+# method -> module:class
+METHODS = {
+    "gain": "routing_service.routers.gain:GainRouter",
+    "random": "routing_service.routers.random:RandomRouter",
 }
-KINDS: dict[str, Callable[[Path, Settings], Router]] = {"gain": _gain, "random": _random}
+ALIASES = {"sw_ranking": "similarity_weighted", "mf": "matrix_factorization"}
 
-__all__ = ["KINDS", "ROUTERS", "Router", "Routers", "load_router", "make_router"]
+__all__ = ["ALIASES", "METHODS", "Router", "Routers", "load_router", "make_router", "router_names"]
+
+
+def router_names(settings: Settings) -> list[str]:
+    """The names that a batch may give: built in or configured."""
+    return sorted({"gain", "random", *settings.routing.artifacts})
+
+
+def canonical(name: str) -> str:
+    """A router's own name for an alias; any other name as it is."""
+    return ALIASES.get(name, name)
 
 
 def make_router(name: str, settings: Settings) -> Router:
     """Build the router of that name. InvalidRequestError (`router_not_found`) lists the names there are."""
-    try:
-        build = ROUTERS[name]
-    except KeyError:
-        known = ", ".join(sorted(ROUTERS))
-        message = f"There is no router {name[:80]!r}. Routers: {known}."
-        raise InvalidRequestError(message, code="router_not_found", param="router") from None
-    return build(settings)
+    check_name(name, settings)
+    name = canonical(name)
+    if name in settings.routing.artifacts:
+        return load_router(settings.routing.artifacts[name], settings)
+    if name == "random":
+        from routing_service.routers.random import RandomRouter
+
+        return RandomRouter(settings.routing.seed)
+    return load_router(DEFAULT_ARTIFACT, settings)
+
+
+def check_name(name: str, settings: Settings, param: str = "router") -> None:
+    """InvalidRequestError unless a batch may name this router: of no such name, or of a method that nobody fitted."""
+    names = router_names(settings)
+    if canonical(name) in names:
+        return
+    code, reason = "router_not_found", f"There is no router {name[:80]!r}."
+    if canonical(name) in METHODS:
+        code = "router_not_fitted"
+        reason = f"{name} is a method, and no fitted router of it is configured (routing.artifacts.{canonical(name)})."
+    raise InvalidRequestError(f"{reason} Routers: {', '.join(names)}.", code=code, param=param)
 
 
 def load_router(directory: Path, settings: Settings) -> Router:
@@ -59,10 +66,17 @@ def load_router(directory: Path, settings: Settings) -> Router:
     from routing_service.routers.artifact import kind_of
 
     kind = kind_of(directory)
-    if kind not in KINDS:
-        known = ", ".join(sorted(KINDS))
+    if kind not in METHODS:
+        known = ", ".join(sorted(METHODS))
         raise ArtifactError(f"{directory} holds a router of unknown kind {kind[:80]!r}. Kinds: {known}")
-    return KINDS[kind](directory, settings)
+    return router_class(kind).load(directory, settings)
+
+
+def router_class(kind: str) -> type[Router]:
+    """The class that scores artifacts of that kind, which must be a method's name."""
+    module, _, name = METHODS[kind].partition(":")
+    found: type[Router] = getattr(import_module(module), name)
+    return found
 
 
 class Routers:

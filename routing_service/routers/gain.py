@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +19,11 @@ import numpy.typing as npt
 
 from routing_service.errors import ArtifactError
 from routing_service.routers import artifact
-from routing_service.routers.base import Floats
+from routing_service.routers.base import Floats, SavedRouter
 from routing_service.routers.rbf import Points, Standard, similarities
 from routing_service.routers.text_features import NAMES, features, tokens
 from routing_service.routers.tfidf import Rows, Vocabulary
+from routing_service.settings import Settings
 
 MINIBATCH = 1024
 MINIBATCH_CHARACTERS = 4_000_000  # bounds the memory where prompts are long
@@ -61,7 +61,7 @@ class GainModel:
     figures: Figures
 
 
-class GainRouter:
+class GainRouter(SavedRouter):
     name = "gain"
 
     def __init__(self, model: GainModel, metadata: dict[str, Any] | None = None) -> None:
@@ -148,16 +148,14 @@ class GainRouter:
             ],
         }
 
-    def save(self, directory: Path) -> None:
-        artifact.write(directory, self.name, _tensors(self.model), self.metadata | {"figures": _numbers(self.model)})
+    def pack(self) -> tuple[artifact.Tensors, dict[str, Any]]:
+        return _tensors(self.model), self.metadata | {"figures": _numbers(self.model)}
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        saved = artifact.read(directory)
-        if saved.kind != cls.name:
-            raise ArtifactError(f"{directory} holds a router of kind {saved.kind[:80]!r}, not {cls.name!r}")
-        figures = _figures(saved.metadata.pop("figures", None), directory)
-        return cls(_model(saved, figures), saved.metadata)
+    def unpack(cls, saved: artifact.Artifact, settings: Settings) -> Self:
+        metadata = dict(saved.metadata)
+        figures = _figures(metadata.pop("figures", None))
+        return cls(_model(saved, figures), metadata)
 
 
 def minibatches(prompts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -176,12 +174,12 @@ def _numbers(model: GainModel) -> dict[str, float]:
     return {name: getattr(model.figures, name) for name in Figures.__slots__}
 
 
-def _figures(numbers: Any, directory: Path) -> Figures:
+def _figures(numbers: Any) -> Figures:
     names = set(Figures.__slots__)
     if not isinstance(numbers, dict) or set(numbers) != names:
-        raise ArtifactError(f"{directory}: the metadata's figures are not {', '.join(sorted(names))}")
+        raise ArtifactError(f"the gain artifact's figures are not {', '.join(sorted(names))}")
     if not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers.values()):
-        raise ArtifactError(f"{directory}: the metadata's figures are not all finite numbers")
+        raise ArtifactError("the gain artifact's figures are not all finite numbers")
     return Figures(**numbers)
 
 

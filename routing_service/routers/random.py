@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from routing_service.errors import ArtifactError
-from routing_service.routers import artifact
-from routing_service.routers.base import Floats
+from routing_service.routers.artifact import Artifact, Tensors
+from routing_service.routers.base import Floats, SavedRouter
+from routing_service.settings import Settings
 
 
-class RandomRouter:
+class RandomRouter(SavedRouter):
     name = "random"
 
     def __init__(self, seed: int = 0) -> None:
+        self.metadata = {"seed": seed}
         self.seed = seed
         self._key = str(seed).encode()[:64]
 
@@ -42,15 +43,14 @@ class RandomRouter:
         rate = float(self._uniform([prompt])[0])
         return {"router": self.name, "win_rate": rate, "why": "drawn at random from the seed and the prompt"}
 
-    def save(self, directory: Path) -> None:
-        artifact.write(directory, self.name, {}, {"seed": self.seed})
+    def pack(self) -> tuple[Tensors, dict[str, Any]]:
+        return {}, self.metadata
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        saved = artifact.read(directory)
+    def unpack(cls, saved: Artifact, settings: Settings) -> Self:
         seed = saved.metadata.get("seed")
-        if saved.kind != cls.name or not isinstance(seed, int):
-            raise ArtifactError(f"{directory} holds no seed of a random router")
+        if not isinstance(seed, int):
+            raise ArtifactError("the artifact holds no seed of a random router")
         return cls(seed)
 
     def _uniform(self, prompts: Sequence[str]) -> Floats:

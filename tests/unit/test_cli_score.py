@@ -18,6 +18,7 @@ from cli import score as command
 from cli.main import main
 from routing_service import routers
 from routing_service.routers.base import Floats
+from routing_service.settings import Settings
 
 PROMPTS = ["a", "bb", "ccc"]
 
@@ -49,7 +50,7 @@ class LengthRouter:
         raise OSError("nothing to save")
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path, settings: Settings | None = None) -> Self:
         return cls()
 
 
@@ -57,7 +58,8 @@ class LengthRouter:
 def router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LengthRouter:
     router = LengthRouter()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(routers.ROUTERS, "length", lambda settings: router)
+    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.test_cli_score:LengthRouter")
+    monkeypatch.setattr(routers, "make_router", lambda name, settings: router)
     return router
 
 

@@ -15,12 +15,12 @@ from tests.factories import make_settings
 from tests.unit.labelled import ODD, sums
 from training.data import fingerprint
 from training.default import LICENCES, fit_default
-from training.gain import GainOptions, fit
+from training.gain import GainOptions, fit_labels
 
 
 @pytest.fixture(scope="module")
 def router() -> GainRouter:
-    return fit(sums(400), seed=1)
+    return fit_labels(sums(400), seed=1)
 
 
 def test_a_saved_router_is_the_same_when_loaded(router: GainRouter, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from routing_service.routers.rbf import similarities
 from routing_service.routers.text_features import features, tokens
 from tests.unit.labelled import ODD, labels, sums
 from training.data import DataError, Labels
-from training.gain import GainOptions, fit
+from training.gain import GainOptions, fit_labels
 
 
 @pytest.fixture(scope="module")
 def router() -> GainRouter:
-    return fit(sums(400), seed=1)
+    return fit_labels(sums(400), seed=1)
 
 
 def test_it_learns_which_prompts_need_the_strong_model(router: GainRouter) -> None:
@@ -61,7 +61,7 @@ def test_a_prompts_estimate_does_not_depend_on_its_company(router: GainRouter) -
 def test_the_same_seed_gives_the_same_router() -> None:
     data, prompts = sums(300), sums(40, seed=5).prompts
     options = GainOptions(exact_rows=0, landmarks=32)
-    first, second, third = (fit(data, seed=seed, options=options).gains(prompts) for seed in (1, 1, 2))
+    first, second, third = (fit_labels(data, seed=seed, options=options).gains(prompts) for seed in (1, 1, 2))
     assert first[0].tolist() == second[0].tolist()
     assert first[1].tolist() == second[1].tolist()
     assert first[0].tolist() != third[0].tolist()
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_router() -> None:
 
 def test_the_estimate_is_that_of_kernel_ridge_solved_directly() -> None:
     data, prompts = sums(120), sums(30, seed=6).prompts
-    router = fit(data, seed=0)
+    router = fit_labels(data, seed=0)
     model, figures = router.model, router.model.figures
 
     def kernel(left: list[str], right: list[str]) -> np.ndarray:
@@ -92,8 +92,8 @@ def test_the_estimate_is_that_of_kernel_ridge_solved_directly() -> None:
 
 def test_landmarks_come_close_to_the_exact_solution() -> None:
     data, prompts = sums(400), sums(60, seed=7).prompts
-    exact = fit(data, seed=0).gains(prompts)
-    near = fit(data, seed=0, options=GainOptions(exact_rows=0, landmarks=200)).gains(prompts)
+    exact = fit_labels(data, seed=0).gains(prompts)
+    near = fit_labels(data, seed=0, options=GainOptions(exact_rows=0, landmarks=200)).gains(prompts)
     assert near[0] == pytest.approx(exact[0], abs=0.02)
     assert near[1] == pytest.approx(exact[1], abs=0.02)
 
@@ -103,9 +103,9 @@ def test_a_label_of_weight_three_counts_as_three_labels() -> None:
     thrice = data.take(list(range(90)) * 3)
     weighted = labels(data.prompts, data.gain.tolist(), [3.0] * 90)
     options = GainOptions(min_count=3)  # of three copies: the same vocabulary
-    single = fit(data, seed=0, options=GainOptions(min_count=1)).gains(prompts)
-    heavy = fit(weighted, seed=0, options=GainOptions(min_count=1)).gains(prompts)
-    copies = fit(thrice, seed=0, options=options).gains(prompts)
+    single = fit_labels(data, seed=0, options=GainOptions(min_count=1)).gains(prompts)
+    heavy = fit_labels(weighted, seed=0, options=GainOptions(min_count=1)).gains(prompts)
+    copies = fit_labels(thrice, seed=0, options=options).gains(prompts)
     for of_single, of_heavy, of_copies in zip(single, heavy, copies, strict=True):
         assert of_heavy == pytest.approx(of_copies, abs=0.015)
         assert np.abs(of_heavy - of_single).max() > 0.03
@@ -117,14 +117,14 @@ def test_a_prompt_unlike_all_labels_is_less_certain(router: GainRouter) -> None:
 
 
 def test_one_label_moves_the_mean_half_its_way() -> None:
-    gain, std = fit(labels(["What is a ring?"], [1.0]), seed=0).gains(["anything", "What is a ring?"])
+    gain, std = fit_labels(labels(["What is a ring?"], [1.0]), seed=0).gains(["anything", "What is a ring?"])
     assert gain == pytest.approx([0.5, 0.5], abs=0.1)
     assert (std > 0).all()
 
 
 def test_one_sided_labels_give_a_router_that_says_so() -> None:
     prompts = sums(300).prompts
-    gain, std = fit(labels(prompts, [1.0] * 300), seed=0).gains([*prompts[:5], "A poem, please"])
+    gain, std = fit_labels(labels(prompts, [1.0] * 300), seed=0).gains([*prompts[:5], "A poem, please"])
     assert gain == pytest.approx(np.ones(6), abs=0.01)
     assert np.isfinite(std).all()
 
@@ -143,7 +143,7 @@ def test_one_sided_labels_give_a_router_that_says_so() -> None:
 )
 def test_labels_that_cannot_be_used_are_refused(data: Labels, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        fit(data, seed=0)
+        fit_labels(data, seed=0)
 
 
 def test_extreme_weights_and_kernels_still_give_gains() -> None:
@@ -151,7 +151,7 @@ def test_extreme_weights_and_kernels_still_give_gains() -> None:
     for weight in (1e-9, 1e6):
         for options in (GainOptions(), GainOptions(exact_rows=0), GainOptions(feature_kernel=100, term_kernel=100)):
             heavy = labels(data.prompts, data.gain.tolist(), [weight] + [1.0] * 199)
-            gain, std = fit(heavy, seed=0, options=options).gains([*data.prompts[:9], *ODD])
+            gain, std = fit_labels(heavy, seed=0, options=options).gains([*data.prompts[:9], *ODD])
             assert (np.abs(gain) <= 1).all()
             assert ((std >= 0) & (std <= 1)).all()
 
@@ -165,11 +165,13 @@ def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 def test_calibration_is_applied_only_where_it_lowers_the_error() -> None:
     noise = labels(sums(800).prompts, np.random.default_rng(3).choice([-1.0, 1.0], 800).tolist())
     # A narrow kernel with hardly any ridge learns the noise by heart: its gains are far too wide.
-    wild = fit(noise, seed=0, options=GainOptions(feature_kernel=100, width=20)).metadata["metrics"]["calibration"]
+    wild = fit_labels(noise, seed=0, options=GainOptions(feature_kernel=100, width=20)).metadata["metrics"][
+        "calibration"
+    ]
     assert wild["applied"]
     assert wild["error_after"] < wild["error_before"]
     assert wild["scale"] < 0.5
-    calm = fit(noise, seed=0).metadata["metrics"]["calibration"]
+    calm = fit_labels(noise, seed=0).metadata["metrics"]["calibration"]
     assert not calm["applied"]
     assert (calm["scale"], calm["offset"]) == (1, 0)
 

@@ -74,9 +74,9 @@ def test_a_configured_models_name_pins_the_line(name: str, pinned: str | None) -
 
 
 def test_a_threshold_alias_names_router_and_threshold() -> None:
-    assert threshold_alias("router-random-0.25") == ("random", 0.25)
-    assert threshold_alias("router-oracle-0.25") is None
-    assert threshold_alias("router-random-1.5") is None
+    assert threshold_alias("router-random-0.25", SETTINGS) == ("random", 0.25)
+    assert threshold_alias("router-oracle-0.25", SETTINGS) is None
+    assert threshold_alias("router-random-1.5", SETTINGS) is None
 
 
 def test_a_lines_routing_pins_it_and_bounds_its_cost() -> None:
