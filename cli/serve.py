@@ -51,11 +51,13 @@ def api(host: str | None, port: int | None) -> None:
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @database_options
-def migrate(state_dir: Path | None) -> None:
+def migrate(as_json: bool, state_dir: Path | None) -> None:
     """Bring the database's schema up to date. Safe to run at any time, from several hosts at once."""
     from sqlalchemy.exc import DBAPIError
 
+    from cli.output import print_json
     from migrations.runner import revisions, upgrade
 
     url = find_database(state_dir)
@@ -66,7 +68,10 @@ def migrate(state_dir: Path | None) -> None:
     except DBAPIError as error:
         reason = str(error.orig).strip().partition("\n")[0]
         raise click.ClickException(f"cannot migrate the database: {reason}") from error
-    click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was: {before or 'none'})"))
+    if as_json:
+        print_json({"revision": after, "before": before, "changed": before != after})
+    else:
+        click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was: {before or 'none'})"))
 
 
 def _compose(settings: Settings) -> tuple[FastAPI, Database]:

@@ -88,6 +88,14 @@ def test_migrate_builds_the_schema_and_says_its_revision(routebatch: Any, databa
     assert re.fullmatch(r"schema at revision \w+ already\n", second.stdout)
 
 
+def test_migrate_says_as_json_what_it_did(routebatch: Any, database_url: str) -> None:
+    downgrade(database_url)
+    first, second = (json.loads(routebatch("migrate", "--json").stdout) for _ in range(2))
+    assert first == {"revision": first["revision"], "before": None, "changed": True}
+    assert second == {"revision": first["revision"], "before": first["revision"], "changed": False}
+    assert first["revision"]
+
+
 def test_migrate_without_a_database_is_one_line(routebatch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTEBATCH_DATABASE_URL", "postgresql+psycopg://me:hunter2@127.0.0.1:9/none")
     result = routebatch("migrate")
