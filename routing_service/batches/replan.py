@@ -2,12 +2,14 @@
 
 The expected costs of the first plan rest on a prior of output lengths. Each model's error so far (settled over
 expected cost of its finished requests, shrunk towards 1 while they are few) corrects the costs of the rest; the ranking
-stays, only its cut moves. Upgrades while money allows, downgrades before it runs out.
+stays, only its cut moves. Upgrades while money allows, downgrades before it runs out. The batch's expected cost and
+gain become those of the whole batch under the new cut: settled, in flight, and what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from sqlalchemy.orm import Session
 from routing_service.batches.plan import largest_worst_case, scored_table, still_in_progress
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
-from routing_service.planning import cut
+from routing_service.planning import Plan, cut
 from routing_service.settings import Settings
 
 PRIOR_REQUESTS = 5  # of so many finished requests the prior weighs as much as what was seen
@@ -36,9 +38,12 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         table = scored_table(session, batch, list(settings.models))
         if not len(table) or not still_in_progress(session, batch):
             return False
-        factors = _factors(session, batch)
-        made = _cut(table, _available(session, batch, factors), factors, batch, settings)
-        batch.shadow_price, batch.cut_line = made
+        sent = _sent(session, batch)
+        spent = _spent(session, batch, sent)
+        made = _cut(table, spent.available_nano, sent.factors, batch, settings)
+        batch.shadow_price, batch.cut_line = made.shadow_price, made.cut_line
+        batch.expected_cost_nano = spent.nano + made.expected_cost
+        batch.expected_gain = sent.gain + made.expected_gain
         return True
 
 
@@ -52,38 +57,54 @@ def take_due(session: Session, batch_ids: Sequence[str]) -> list[str]:
     return list(session.scalars(query, {"ids": list(batch_ids)}))
 
 
-def _factors(session: Session, batch: Batch) -> dict[str, float]:
-    """By candidate: what its finished requests cost over what they were expected to."""
-    rows = session.execute(
-        text(
-            "select model, count(*), sum(cost_nano), sum(expected_cost_nano[array_position(cast(:models as text[]),"
-            " model)]) from requests where batch_id = :id and state = 'succeeded' and model = any(:models)"
-            " group by model"
-        ),
-        {"id": batch.id, "models": batch.candidates},
-    )
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What is known of a batch's requests that were answered or are in flight.
+
+    `factors`: by candidate, what its answers cost over what they were expected to. `flying_nano`: what the calls in
+    flight will probably cost, by that. `gain`: what their being sent where they were sent is expected to gain.
+    """
+
+    factors: dict[str, float]
+    flying_nano: int
+    gain: float
+
+
+_SENT = text(
+    "select state::text, model, count(*) as requests, sum(cost_nano) as settled,"
+    " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano)) as expected,"
+    " sum(2 * (quality[cardinality(quality)] - quality[1])::float8) filter (where pinned is null) as gain"
+    " from requests where batch_id = :id and state in ('succeeded', 'dispatching') group by state, model"
+)
+
+
+def _sent(session: Session, batch: Batch) -> _Sent:
+    rows = session.execute(_SENT, {"id": batch.id, "models": batch.candidates}).all()
     factors = dict.fromkeys(batch.candidates, 1.0)
-    for model, count, settled, expected in rows:
-        prior = float(expected) / count * PRIOR_REQUESTS
-        if expected:
-            factors[model] = (float(settled) + prior) / (float(expected) + prior)
-    return factors
+    for row in rows:
+        if row.state == "succeeded" and row.model in factors and row.expected:
+            prior = float(row.expected) / row.requests * PRIOR_REQUESTS
+            factors[row.model] = (float(row.settled) + prior) / (float(row.expected) + prior)
+    flying = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")
+    return _Sent(factors, int(flying), sum(row.gain or 0.0 for row in rows if row.model == batch.candidates[-1]))
 
 
-def _available(session: Session, batch: Batch, factors: dict[str, float]) -> int:
-    """The budget less what is settled and what the calls in flight will probably cost."""
-    free = session.scalar(text("select limit_nano - settled_nano from budgets where batch_id = :id"), {"id": batch.id})
-    flying = session.execute(
-        text(
-            "select model, sum(expected_cost_nano[array_position(cast(:models as text[]), model)]) from requests"
-            " where batch_id = :id and state = 'dispatching' and model = any(:models) group by model"
-        ),
-        {"id": batch.id, "models": batch.candidates},
-    )
-    return int(free or 0) - int(sum(float(expected) * factors[model] for model, expected in flying))
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Of a batch's budget: what is settled or will probably be for the calls in flight, and the rest of it."""
+
+    nano: int
+    available_nano: int
 
 
-def _cut(table: Any, available: int, factors: dict[str, float], batch: Batch, settings: Settings) -> tuple[float, int]:
+def _spent(session: Session, batch: Batch, sent: _Sent) -> _Spent:
+    query = text("select limit_nano, settled_nano from budgets where batch_id = :id")
+    limit, settled = session.execute(query, {"id": batch.id}).one()
+    spent = settled + sent.flying_nano
+    return _Spent(spent, limit - spent)
+
+
+def _cut(table: Any, available: int, factors: dict[str, float], batch: Batch, settings: Settings) -> Plan:
     def column(name: str, kind: Any = np.int64) -> Any:
         return table[name]["value"].astype(kind)
 
@@ -96,5 +117,4 @@ def _cut(table: Any, available: int, factors: dict[str, float], batch: Batch, se
     gain = np.where(pinned, 0.0, column("gain", np.float64))
     sizes = [column(name) for name in ("input_bytes", "output_cap", "choices")]
     margin = largest_worst_case(column("model"), sizes, settings)
-    made = cut(column("ratio", np.float64), gain, corrected, extra, column("line"), available - margin)
-    return made.shadow_price, made.cut_line
+    return cut(column("ratio", np.float64), gain, corrected, extra, column("line"), available - margin)

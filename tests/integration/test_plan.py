@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text
 
 from routing_service.batches.plan import plan
-from routing_service.batches.replan import replan, take_due
 from routing_service.batches.score import score
 from routing_service.db import Database
-from routing_service.models import Batch, Request
+from routing_service.models import Request
 from routing_service.pricing import input_bound, output_bound, price_book, worst_case_nano
 from routing_service.routers import Routers
 from tests.factories import chat_line, ingested_batch, make_settings, planned_batch
+from tests.reading import batch_of, upgraded
 
 SETTINGS = make_settings(score={"range_lines": 50})
 INF = float("inf")
-
-
-def batch_of(database: Database, batch_id: str) -> Batch:
-    with database.transaction() as session:
-        return session.get_one(Batch, batch_id)
-
-
-def upgraded(database: Database, batch: Batch) -> Sequence[Request]:
-    """The requests that the stored cut sends to the strong model."""
-    rule = (Request.ratio > batch.shadow_price) | (
-        (Request.ratio == batch.shadow_price) & (Request.line <= batch.cut_line)
-    )
-    with database.transaction() as session:
-        return session.scalars(select(Request).where(Request.batch_id == batch.id, rule)).all()
 
 
 def extra(row: Request) -> int:
@@ -138,70 +123,3 @@ def test_a_cancelled_batch_gets_no_plan(database: Database) -> None:
         session.execute(text("update batches set state = 'cancelling', cancelling_at = now()"))
     assert not plan(database, SETTINGS, batch_id)
     assert not plan(database, SETTINGS, "batch_unknown")
-
-
-def test_a_replan_spends_what_shorter_answers_left_over(database: Database) -> None:
-    """Answers cost half of what was expected: about twice as many of the rest are upgraded, within the budget."""
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
-    before = batch_of(database, batch_id)
-    _answer(database, before, share_of_expected=0.5, lines=100)
-    assert replan(database, SETTINGS, batch_id)
-    after = batch_of(database, batch_id)
-    assert after.shadow_price is not None
-    assert before.shadow_price is not None
-    assert after.shadow_price < before.shadow_price
-    with database.transaction() as session:
-        left = session.scalars(select(Request).where(Request.batch_id == batch_id, Request.state == "scored")).all()
-        settled = session.scalar(text("select settled_nano from budgets where batch_id = :id"), {"id": batch_id})
-    chosen = {row.line for row in upgraded(database, after)}
-    costs = [(row.expected_cost_nano or [0, 0])[row.line in chosen] for row in left]
-    assert settled is not None
-    assert 0.75 * 600_000_000 < settled + 0.5 * sum(costs) <= 600_000_000
-
-
-def test_a_replan_downgrades_before_the_money_runs_out(database: Database) -> None:
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
-    before = batch_of(database, batch_id)
-    _answer(database, before, share_of_expected=1.5, lines=60)
-    assert replan(database, SETTINGS, batch_id)
-    after = batch_of(database, batch_id)
-    assert len(upgraded(database, after)) < len(upgraded(database, before))
-
-
-def test_only_a_plan_for_a_budget_is_made_anew(database: Database) -> None:
-    options = {"mode": "share", "strong_share": 0.3}
-    batch_id = planned_batch(database, 60, SETTINGS, budget_nano=10**10, options=options)
-    assert not replan(database, SETTINGS, batch_id)
-    assert not replan(database, SETTINGS, "batch_of_nobody")
-
-
-def test_a_new_cut_falls_due_once_for_each_twentieth_of_a_batch(database: Database) -> None:
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
-    due = []
-    for succeeded in (0, 1, 10, 21, 22, 60, 399, 400):
-        with database.transaction() as session:
-            session.execute(text("update batches set succeeded = :n where id = :id"), {"n": succeeded, "id": batch_id})
-            due.append(bool(take_due(session, [batch_id])))
-    assert due == [False, True, False, True, False, True, True, False]
-
-
-def _answer(database: Database, batch: Batch, *, share_of_expected: float, lines: int) -> None:
-    """The first lines are answered by the model that the plan gives them, at a share of the expected cost."""
-    values = {"id": batch.id, "share": share_of_expected, "lines": lines, "price": batch.shadow_price}
-    with database.transaction() as session:
-        session.execute(
-            text(
-                "update requests set state = 'succeeded', finished_at = now(), response = '{}',"
-                " model = case when ratio > :price then 'strong' else 'weak' end,"
-                " cost_nano = :share * expected_cost_nano[case when ratio > :price then 2 else 1 end]"
-                " where batch_id = :id and line <= :lines"
-            ),
-            values,
-        )
-        session.execute(
-            text(
-                "update budgets set settled_nano = (select sum(cost_nano) from requests where batch_id = :id)"
-                " where batch_id = :id"
-            ),
-            values,
-        )
