@@ -2,49 +2,98 @@
 
 The metadata names the kind of router, the format, and the sizes and the SHA-256 of the tensors; the router's own keys
 (seed, data, metrics) stand beside them. Whatever is missing, cut off, changed or unknown is an ArtifactError.
+
+Tensors are written from where they lie and read when they are taken, from the mapped file: an artifact may be larger
+than memory. numpy has no bfloat16; a tensor of it is written from torch and read by `Artifact.torch_tensor`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from routing_service.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 TENSORS = "model.safetensors"
 METADATA = "metadata.json"
-MAX_TENSOR_BYTES = 1 << 30
+MAX_TENSOR_BYTES = 1 << 36  # 64 GiB; an 8-billion-parameter model is 16
 MAX_METADATA_BYTES = 1 << 20
 
-Tensors = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Tensors = dict[str, Any]  # numpy arrays or torch tensors, by name
 
-__all__ = ["Artifact", "ArtifactError", "kind_of", "read", "write"]
+__all__ = ["Artifact", "ArtifactError", "Tensors", "kind_of", "read", "write"]
+
+
+class SavedTensors(Mapping[str, Array]):
+    """The tensors of a safetensors file by name, each read when it is taken. `sizes` are their shapes."""
+
+    def __init__(self, file: Path) -> None:
+        """ArtifactError unless the file is a whole safetensors file."""
+        self.file = file
+        self._version = _version(file)
+        try:
+            opened: Any = safe_open(file, framework="np")
+        except (SafetensorError, ValueError) as error:
+            raise ArtifactError(f"{file} is no safetensors file: {error}") from None
+        self._open = opened
+        self.sizes: dict[str, list[int]] = {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.sizes:
+            raise KeyError(name)
+        try:
+            array: Array = self._open.get_tensor(name)
+        except TypeError:
+            kind = self._open.get_slice(name).get_dtype()
+            raise ArtifactError(f"{self.file}: {name!r} is {kind}, which numpy does not have") from None
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def for_torch(self) -> Any:
+        """The same file, for torch: its tensors lie in the mapped file, private to this process when written to."""
+        opened = safe_open(self.file, framework="pt")
+        self.require(self._version)
+        return opened
+
+    def require(self, version: tuple[int, ...]) -> None:
+        """ArtifactError unless the file is still this one: it may be replaced while it is read."""
+        if version != _version(self.file):
+            raise ArtifactError(f"{self.file} changed while it was read: read it again")
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
     kind: str
-    tensors: Tensors
+    tensors: SavedTensors
     metadata: dict[str, Any]  # the router's own keys
     digest: str  # SHA-256 of the tensors' file, in hex
 
-    def tensor(self, name: str, dtype: type[np.generic], *shape: int) -> npt.NDArray[Any]:
+    def tensor(self, name: str, dtype: type[np.generic], *shape: int) -> Array:
         """A tensor of that type and shape (-1: any length); ArtifactError if it is not, or is not finite."""
-        array = self.tensors.get(name)
-        if array is None:
-            raise ArtifactError(f"the {self.kind} artifact lacks the tensor {name!r}")
+        self._require(name)
+        array = self.tensors[name]
         fits = array.ndim == len(shape) and all(want in (-1, is_) for want, is_ in zip(shape, array.shape, strict=True))
         if array.dtype != dtype or not fits:
             found = f"{array.dtype}{list(array.shape)}"
@@ -53,44 +102,55 @@ class Artifact:
             raise ArtifactError(f"the {self.kind} artifact's {name!r} holds values that are not finite")
         return array
 
+    def torch_tensor(self, name: str) -> torch.Tensor:
+        """A tensor of any type and shape for torch, on the CPU; ArtifactError if it lacks or is not finite."""
+        self._require(name)
+        tensor: torch.Tensor = self.tensors.for_torch.get_tensor(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ArtifactError(f"the {self.kind} artifact's {name!r} holds values that are not finite")
+        return tensor
 
-def write(directory: Path, kind: str, tensors: Tensors, metadata: dict[str, Any]) -> str:
+    def _require(self, name: str) -> None:
+        if name not in self.tensors.sizes:
+            raise ArtifactError(f"the {self.kind} artifact lacks the tensor {name!r}")
+
+
+def write(directory: Path, kind: str, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> str:
     """Write an artifact and return its digest. It appears whole or not at all; an older artifact is replaced."""
     directory = Path(directory).resolve()
-    content = save_tensors({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-    digest = sha256(content).hexdigest()
-    sizes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    head = {"kind": kind, "format": FORMAT, "sha256": digest, "sizes": sizes}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other_content(directory)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             temporary.chmod(0o755)
-            (temporary / TENSORS).write_bytes(content)
+            sizes = _write_tensors(temporary / TENSORS, tensors)
+            digest = _digest(temporary / TENSORS)
+            head = {"kind": kind, "format": FORMAT, "sha256": digest, "sizes": sizes}
             (temporary / METADATA).write_bytes(orjson.dumps(metadata | head, option=orjson.OPT_INDENT_2) + b"\n")
             _replace(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise ArtifactError(f"cannot write the artifact {directory}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise ArtifactError(f"cannot write the artifact {directory}: {error}") from None
     return digest
 
 
 def read(directory: Path) -> Artifact:
-    """Read and check an artifact."""
+    """Read and check an artifact. All of its bytes are checked; its tensors are read when they are taken."""
     directory = Path(directory)
     metadata = _metadata(directory)
-    content = _bytes(directory / TENSORS, MAX_TENSOR_BYTES)
-    digest = sha256(content).hexdigest()
+    file = directory / TENSORS
+    version = _version(file)
+    digest = _digest(file)
     if digest != metadata.pop("sha256", None):
-        raise ArtifactError(f"{directory / TENSORS} is damaged: its SHA-256 is not the one that {METADATA} names")
-    try:
-        tensors = load_tensors(content)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{directory / TENSORS} is no safetensors file: {error}") from None
+        raise ArtifactError(f"{file} is damaged: its SHA-256 is not the one that {METADATA} names")
+    tensors = SavedTensors(file)
+    tensors.require(version)
     del metadata["format"]
-    if metadata.pop("sizes", None) != {name: list(tensor.shape) for name, tensor in tensors.items()}:
+    if metadata.pop("sizes", None) != tensors.sizes:
         raise ArtifactError(f"{directory / METADATA}: the sizes are not those of {TENSORS}")
     return Artifact(metadata.pop("kind"), tensors, metadata, digest)
 
@@ -99,6 +159,53 @@ def kind_of(directory: Path) -> str:
     """The kind of router that the artifact holds, without reading its tensors."""
     kind: str = _metadata(Path(directory))["kind"]
     return kind
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Write the file and return the shapes in it."""
+    # Only addresses are handed over: the arrays behind them must stay alive until the file is written.
+    held = {name: _contiguous(tensor) for name, tensor in tensors.items()}
+    specs = {name: _spec(tensor) for name, tensor in held.items()}
+    serialize_file(specs, file)
+    file.chmod(0o644)  # safetensors writes for the owner alone
+    return {name: list(tensor.shape) for name, tensor in held.items()}
+
+
+def _contiguous(tensor: Array | torch.Tensor) -> Array | torch.Tensor:
+    if isinstance(tensor, np.ndarray):
+        return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("<"), order="C")
+    return tensor.detach().cpu().contiguous()
+
+
+def _spec(tensor: Array | torch.Tensor) -> TensorSpec:
+    if isinstance(tensor, np.ndarray):
+        kind, address = tensor.dtype.name, tensor.ctypes.data
+    else:
+        kind, address = str(tensor.dtype).removeprefix("torch."), tensor.data_ptr()
+    return TensorSpec(dtype=kind, shape=tensor.shape, data_ptr=address, data_len=tensor.nbytes)
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What tells this file from one that replaces it. ArtifactError where there is none, or too large a one."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if found.st_size > MAX_TENSOR_BYTES:
+        raise ArtifactError(f"{file} is larger than {MAX_TENSOR_BYTES:,} bytes")
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _unreadable(file: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"cannot read the router artifact: {file}: {error.strerror}")
 
 
 def _metadata(directory: Path) -> dict[str, Any]:
@@ -119,7 +226,7 @@ def _bytes(file: Path, limit: int) -> bytes:
         with file.open("rb") as stream:
             content = stream.read(limit + 1)
     except OSError as error:
-        raise ArtifactError(f"cannot read the router artifact: {file}: {error.strerror}") from None
+        raise _unreadable(file, error) from None
     if len(content) > limit:
         raise ArtifactError(f"{file} is larger than {limit:,} bytes")
     return content

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from routing_service.routers import artifact as artifacts
 from routing_service.routers import load_router
 from routing_service.routers.artifact import METADATA, TENSORS, ArtifactError, Tensors, kind_of, read, write
 from routing_service.routers.random import RandomRouter
@@ -119,6 +121,62 @@ def test_a_tensor_of_another_type_or_shape_or_not_finite_is_refused(tmp_path: Pa
         artifact.tensor("nan", np.float32, 1)
     with pytest.raises(ArtifactError, match="lacks"):
         artifact.tensor("c", np.float32, 1)
+
+
+def test_torch_tensors_of_types_that_numpy_lacks_are_kept(tmp_path: Path) -> None:
+    import torch
+
+    weight = torch.linspace(-3, 3, 12).to(torch.bfloat16).reshape(4, 3)
+    write(tmp_path / "r", "bert", {"w": weight, "transposed": weight.T, "a": TENSOR["a"]}, {})
+    artifact = read(tmp_path / "r")
+    assert artifact.torch_tensor("w").equal(weight)
+    assert artifact.torch_tensor("transposed").equal(weight.T)
+    assert artifact.torch_tensor("a").tolist() == TENSOR["a"].tolist()
+    with pytest.raises(ArtifactError, match="'w' is BF16, which numpy does not have"):
+        artifact.tensor("w", np.float32, 4, 3)
+    with pytest.raises(ArtifactError, match="lacks"):
+        artifact.torch_tensor("b")
+
+
+def test_a_torch_tensor_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    write(tmp_path / "r", "bert", {"w": torch.tensor([1.0, float("inf")], dtype=torch.bfloat16)}, {})
+    with pytest.raises(ArtifactError, match="not finite"):
+        read(tmp_path / "r").torch_tensor("w")
+
+
+def test_tensors_are_read_when_they_are_taken(tmp_path: Path) -> None:
+    tensors = {str(number): np.full(1 << 20, number, np.uint8) for number in range(32)}
+    write(tmp_path / "r", "bert", tensors, {})
+    tracemalloc.start()
+    try:
+        artifact = read(tmp_path / "r")
+        assert artifact.tensor("7", np.uint8, 1 << 20)[0] == 7
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20  # of 32 MiB
+
+
+def test_an_artifact_that_is_replaced_while_it_is_in_use_is_not_mixed_with_the_new_one(saved: Path) -> None:
+    artifact = read(saved)
+    write(saved, "gain", {"a": TENSOR["a"] + 1}, {})
+    assert artifact.tensor("a", np.float32, 2, 3).tolist() == TENSOR["a"].tolist()
+    with pytest.raises(ArtifactError, match="changed"):
+        artifact.torch_tensor("a")
+
+
+def test_tensors_beyond_the_limit_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "MAX_TENSOR_BYTES", 100)
+    with pytest.raises(ArtifactError, match="larger than 100 bytes"):
+        read(saved)
+
+
+def test_a_type_that_an_artifact_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="object"):
+        write(tmp_path / "r", "gain", {"a": np.array([{}], dtype=object)}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_kind_of_router_is_refused_with_the_kinds_there_are(saved: Path) -> None:
