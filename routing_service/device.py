@@ -1,10 +1,15 @@
 """Where tensors are computed: CUDA where it is there, else the CPU, unless the configuration says which.
 
-torch is imported when a device is asked for, never at import: a worker's child asks after the fork.
+torch is imported when a device is asked for, never at import: a worker's child asks after the fork. Where the machine
+has no CUDA driver, torch need not be imported to know that there is no CUDA.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from routing_service.errors import ConfigurationError
@@ -13,19 +18,25 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda"]
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
-__all__ = ["Device", "choose", "compute_dtype", "describe"]
+__all__ = ["Device", "choose", "compute_dtype", "cpu_count", "describe", "is_cuda"]
+
+
+def is_cuda(device: Device) -> bool:
+    """Whether tensors are computed on CUDA. ConfigurationError where CUDA is demanded and not there."""
+    there = device != "cpu" and _driver() and _torch_finds_cuda()
+    if device == "cuda" and not there:
+        raise ConfigurationError("routing.device is cuda, and torch finds no CUDA device here; auto takes the CPU")
+    return there
 
 
 def choose(device: Device) -> torch.device:
     """ConfigurationError where CUDA is demanded and not there."""
+    cuda = is_cuda(device)
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("routing.device is cuda, and torch finds no CUDA device here; auto takes the CPU")
-    if device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -35,12 +46,32 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe(device: Device) -> str:
-    """In words for people: the device, its type of numbers, its size."""
+    """In words for people: the device, its type of numbers, its size. Without CUDA torch is not imported."""
+    if not is_cuda(device):
+        return f"cpu, {cpu_count()} processors, float32"
     import torch
 
-    chosen = choose(device)
-    if chosen.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads, float32"
-    properties = torch.cuda.get_device_properties(chosen)
+    properties = torch.cuda.get_device_properties(0)
     return f"cuda, {properties.name}, {properties.total_memory / 2**30:.0f} GiB, bfloat16"
+
+
+def _driver() -> bool:
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
+
+
+def _torch_finds_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
