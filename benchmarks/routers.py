@@ -20,10 +20,11 @@ from rich.table import Table
 
 from routing_service.routers import DEFAULT_ARTIFACT
 from routing_service.routers.gain import GainRouter
-from training.data import Labels, load_labels, split
+from training.data import Labels, split
 from training.default import joined
 from training.evaluation import apgr, apgr_ten_bins, calibration_error, oracle
 from training.gain import GainOptions, fit_labels
+from training.readers import load_comparisons
 
 PROMPTS = 8192  # a run
 SINGLES = 500
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    tables = {name: load_labels([getattr(options, name)]).labels for name in ("mmlu", "gsm8k")}
+    tables = {name: load_comparisons([getattr(options, name)]).comparisons.labels() for name in ("mmlu", "gsm8k")}
     console = Console(width=120)
     console.print(quality(tables, options.seeds))
     console.print(speed(tables, options.repeats))

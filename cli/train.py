@@ -12,8 +12,9 @@ import click
 
 if TYPE_CHECKING:
     from routing_service.routers import Router
-    from training.data import Labels, Loaded
+    from training.comparisons import Comparisons
     from training.evaluation import Evaluation
+    from training.readers import Loaded
 
 LISTED = 10  # bad rows
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -77,8 +78,6 @@ def train(
     from routing_service.errors import RoutebatchError
     from routing_service.settings import Settings
     from training import methods
-    from training.comparisons import Comparisons
-    from training.data import fingerprint
 
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
@@ -88,15 +87,14 @@ def train(
     try:
         with spinner("reading"):
             loaded, fitted, held = _load([*files, *more], strong, weak, hold_out, seed)
-        with spinner(f"fitting {method} on {len(fitted)} labels"):
-            data = Comparisons.from_labels(fitted)
-            router = chosen.fit(data, seed=seed, options=options, settings=Settings(), progress=methods.silent)
+        with spinner(f"fitting {method} on {len(fitted)} comparisons"):
+            router = chosen.fit(fitted, seed=seed, options=options, settings=Settings(), progress=methods.silent)
             figures = _figures(router, held, seed) if held is not None else None
             router.save(output)
     except RoutebatchError as error:
         raise click.ClickException(str(error)) from error
     _name_bad_rows(loaded)
-    result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fingerprint(fitted)}
+    result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
     _report(result, loaded, fitted, figures, as_json)
 
 
@@ -146,22 +144,25 @@ def _check_output(output: Path) -> None:
 
 def _load(
     files: list[Path], strong: str | None, weak: str | None, hold_out: float, seed: int
-) -> tuple[Loaded, Labels, Labels | None]:
+) -> tuple[Loaded, Comparisons, Comparisons | None]:
     """What was read, what is fitted on, what is held out."""
-    from training.data import DataError, load_labels, require_contrast, split
+    from training.data import DataError, require_contrast
+    from training.readers import load_comparisons
 
-    loaded = load_labels(files, strong=strong, weak=weak)
-    held, fitted = split(loaded.labels, hold_out, seed)
-    require_contrast(fitted)
+    loaded = load_comparisons(files, strong=strong, weak=weak)
+    held, fitted = loaded.comparisons.split(hold_out, seed)
+    require_contrast(fitted.labels())
     if hold_out and not len(held):
-        raise DataError(f"{len(loaded.labels)} labels are too few to hold some out")
+        raise DataError(f"{len(loaded.comparisons)} comparisons are too few to hold some out")
     return loaded, fitted, held if hold_out else None
 
 
-def _figures(router: Router, held: Labels, seed: int) -> Evaluation:
+def _figures(router: Router, held: Comparisons, seed: int) -> Evaluation:
     from training.evaluation import evaluate
 
-    return evaluate(router.win_rates(held.prompts, "strong", "weak"), held.gain, seed=seed)
+    labels = held.labels()
+    strong, weak = held.pair or ("strong", "weak")
+    return evaluate(router.win_rates(labels.prompts, strong, weak), labels.gain, seed=seed)
 
 
 def _name_bad_rows(loaded: Loaded) -> None:
@@ -171,7 +172,9 @@ def _name_bad_rows(loaded: Loaded) -> None:
         click.echo(f"left out: {loaded.counted['bad'] - LISTED:,} more bad rows", err=True)
 
 
-def _report(result: dict[str, Any], loaded: Loaded, fitted: Labels, figures: Evaluation | None, as_json: bool) -> None:
+def _report(
+    result: dict[str, Any], loaded: Loaded, fitted: Comparisons, figures: Evaluation | None, as_json: bool
+) -> None:
     from cli.output import print_json, print_table
     from routing_service.routers import artifact
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +18,7 @@ Rows = npt.NDArray[np.int32]
 Pair = tuple[str, str]  # strong, weak
 
 ROLES: Pair = ("strong", "weak")  # what the models of data that name none are called
+LISTED_PAIRS = 5
 
 __all__ = ["ROLES", "Comparisons", "Pair"]
 
@@ -26,7 +28,9 @@ class Comparisons:
     """n comparisons; row i says that on `prompts[prompt[i]]` the answer of `models[model_a[i]]` is preferred over that
     of `models[model_b[i]]` by `outcome[i]` in [0, 1] (1: always, 0: never, a tie is 0.5), with `weight[i]` > 0.
 
-    `pair` names the strong and the weak model that a router is to be fitted for, if any.
+    `pair` names the strong and the weak model that a router is to be fitted for, if any. `rating[i]` is a judge's score
+    of 1 to 5 of the weak model's answer, NaN where there is none; None: no row has one. `models` may hold names that no
+    row is about (any more).
     """
 
     prompts: list[str]
@@ -38,10 +42,11 @@ class Comparisons:
     weight: Floats
     source: list[str]
     pair: Pair | None = None
+    rating: Floats | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(c) for c in (self.prompt, self.model_a, self.model_b, self.outcome, self.weight, self.source)}
-        if len(sizes) != 1:
+        if len(sizes) != 1 or (self.rating is not None and len(self.rating) != len(self)):
             raise ValueError("comparisons need as many prompts, models, outcomes, weights and sources")
 
     def __len__(self) -> int:
@@ -61,6 +66,7 @@ class Comparisons:
             self.weight[index],
             [self.source[i] for i in index.tolist()],
             self.pair,
+            None if self.rating is None else self.rating[index],
         )
 
     def split(self, fraction: float, seed: int) -> tuple[Comparisons, Comparisons]:
@@ -74,27 +80,45 @@ class Comparisons:
     def labels(self) -> Labels:
         """The gains of strong over weak, for methods that know one pair. DataError without `pair` or rows of it."""
         if self.pair is None:
-            raise DataError("this method is fitted for a pair of models: say which is strong and which is weak")
+            raise DataError(
+                "rows name their models: say which is strong and which is weak. " + self.most_common_pairs()
+            )
+        rows, outcome = self.of_pair()
+        if not len(rows):
+            raise DataError(f"no usable row compares {self.pair[0]} with {self.pair[1]}. {self.most_common_pairs()}")
+        prompts = [self.prompts[i] for i in self.prompt[rows].tolist()]
+        return Labels(prompts, 2 * outcome - 1, self.weight[rows], [self.source[i] for i in rows.tolist()])
+
+    def of_pair(self) -> tuple[npt.NDArray[np.intp], Floats]:
+        """The rows that compare the two models of `pair`, and their outcomes with strong first; none without `pair`."""
         place = {name: number for number, name in enumerate(self.models)}
-        strong, weak = (place.get(name, -1) for name in self.pair)
+        strong, weak = (place.get(name, -1) for name in self.pair or ("", ""))
         along = (self.model_a == strong) & (self.model_b == weak)
         against = (self.model_a == weak) & (self.model_b == strong)
-        rows = np.flatnonzero(along | against)
-        if not len(rows):
-            raise DataError(f"no comparison is between {self.pair[0]} and {self.pair[1]}")
-        gain = 2 * self.outcome[rows] - 1
-        gain[against[rows]] *= -1
-        prompts = [self.prompts[i] for i in self.prompt[rows].tolist()]
-        return Labels(prompts, gain, self.weight[rows], [self.source[i] for i in rows.tolist()])
+        rows = np.flatnonzero((along | against) & (strong != weak))
+        return rows, np.where(along[rows], self.outcome[rows], 1 - self.outcome[rows])
+
+    def most_common_pairs(self) -> str:
+        """A sentence that lists the pairs of models with the most rows, in the order of the alphabet."""
+        names = sorted(self.models)
+        place = {name: number for number, name in enumerate(names)}
+        order = np.array([place[name] for name in self.models], np.int64)
+        a, b = order[self.model_a], order[self.model_b]
+        pairs, counts = np.unique(np.minimum(a, b) * len(names) + np.maximum(a, b), return_counts=True)
+        listed = []
+        for i in np.argsort(-counts, kind="stable")[:LISTED_PAIRS].tolist():
+            first, second = divmod(int(pairs[i]), len(names))
+            listed.append(f"{names[first]} / {names[second]} ({counts[i]} rows)")
+        return f"Most common: {', '.join(listed) or 'none, there are no rows'}"
 
     def fingerprint(self) -> str:
         """A sha256 over the comparisons, in their order: data of the same fingerprint give the same router."""
-        digest = sha256("\n".join([*self.models, *(self.pair or ())]).encode("utf-8", "surrogatepass"))
+        digest = sha256(json.dumps([self.models, self.pair]).encode())
         for prompt in self.prompts:
             digest.update(sha256(prompt.encode("utf-8", "surrogatepass")).digest())
         for column, kind in ((self.prompt, "<i4"), (self.model_a, "<i4"), (self.model_b, "<i4")):
             digest.update(np.ascontiguousarray(column, kind).tobytes())
-        for values in (self.outcome, self.weight):
+        for values in (self.outcome, self.weight, *(() if self.rating is None else (self.rating,))):
             digest.update(np.ascontiguousarray(values, "<f8").tobytes())
         digest.update("\n".join(self.source).encode())
         return digest.hexdigest()

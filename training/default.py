@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from routing_service.routers.gain import GainRouter
-from training.data import Labels, load_labels, split
+from training.data import Labels, split
 from training.evaluation import evaluate
 from training.gain import GainOptions, fit_labels
+from training.readers import load_comparisons
 
 SEED = 0
 OPTIONS = GainOptions(min_count=3)  # half the vocabulary of 2, and no worse
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("gsm8k", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     arguments: Any = parser.parse_args()
-    tables = {name: load_labels([getattr(arguments, name)]).labels for name in LICENCES}
+    tables = {name: load_comparisons([getattr(arguments, name)]).comparisons.labels() for name in LICENCES}
     fit_default(tables).save(arguments.output)
 
 

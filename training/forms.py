@@ -1,14 +1,14 @@
 """The forms of training data, recognised by their columns, and what a row of each says.
 
-Every form says for a prompt how much better one answer was than another, in [-1, 1]:
+Every form says for a prompt which of two answers is preferred: an outcome of 1 (always the first) to 0 (the second):
 
-- outcomes: `prompt, strong_correct, weak_correct`; the difference of the two. RouteLLM's response tables, whose
-  columns are called after the models, are the same with `strong` and `weak` named.
-- comparisons, our JSON lines: `prompt, model_a, model_b, outcome` (1: a preferred, 0: b); 2 x outcome - 1.
+- outcomes: `prompt, strong_correct, weak_correct`; (1 + strong - weak) / 2. RouteLLM's response tables, whose columns
+  are called after the models, are the same with `strong` and `weak` named.
+- comparisons, our JSON lines: `prompt, model_a, model_b, outcome`.
 - arena, Chatbot Arena's table: `prompt, model_a, model_b, winner_model_a, winner_model_b, winner_tie`.
 - battles: `prompt_id, model_a, model_b, preference_b` (0: a preferred, 1: b); the prompts stand in a file of their own.
-- scored, Anyscale's: `prompt, mixtral_score`, a judge's 1 to 5 for the weak model's answer. From 4 on the weak model is
-  good enough (a tie, 0); below that the strong model's answer is taken to be better (1).
+- scored, Anyscale's: `prompt, mixtral_score`, a judge's 1 to 5 for the weak model's answer, kept as the rating. From 4
+  on the weak model is good enough (a tie, 0.5); below that the strong model's answer is taken to be preferred (1).
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ _WORDS = {"true": 1.0, "false": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a row says: the quality of `pair[0]` minus that of `pair[1]`; without a pair, strong minus weak."""
+    """What a row says: how much the answer of `pair[0]` is preferred over that of `pair[1]`; without a pair, strong's
+    over weak's. `rating` is a judge's 1 to 5 for weak's answer.
+    """
 
     prompt: str
-    gain: float
+    outcome: float
     source: str
     pair: tuple[str, str] | None = None
     weight: float = 1.0
+    rating: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def number(value: Any, name: str, low: float, high: float) -> float:
 def _outcomes(strong: str, weak: str) -> Callable[[Cells, Prompts], Reading]:
     def read(cells: Cells, prompts: Prompts) -> Reading:
         gain = number(cells.get(strong), strong, 0, 1) - number(cells.get(weak), weak, 0, 1)
-        return Reading(text(cells.get("prompt"), "prompt"), gain, "golden", weight=_weight(cells))
+        return Reading(text(cells.get("prompt"), "prompt"), (1 + gain) / 2, "golden", weight=_weight(cells))
 
     return read
 
@@ -104,29 +107,30 @@ def _comparison(cells: Cells, prompts: Prompts) -> Reading:
     pair = _pair(cells)
     if pair[0] == pair[1]:
         raise ValueError(f"`model_a` and `model_b` are both {pair[0][:80]!r}")
-    gain = 2 * number(cells.get("outcome"), "outcome", 0, 1) - 1
-    return Reading(text(cells.get("prompt"), "prompt"), gain, source, pair, _weight(cells))
+    outcome = number(cells.get("outcome"), "outcome", 0, 1)
+    return Reading(text(cells.get("prompt"), "prompt"), outcome, source, pair, _weight(cells))
 
 
 def _arena(cells: Cells, prompts: Prompts) -> Reading:
     won = [number(cells.get(name), name, 0, 1) for name in WINNERS]
     if sorted(won) != [0, 0, 1]:
         raise ValueError(f"not exactly one of {', '.join(WINNERS)} is 1")
-    return Reading(_first_turn(cells.get("prompt")), won[0] - won[1], "arena", _pair(cells))
+    return Reading(_first_turn(cells.get("prompt")), (1 + won[0] - won[1]) / 2, "arena", _pair(cells))
 
 
 def _battle(cells: Cells, prompts: Prompts) -> Reading:
     key = text(cells.get("prompt_id"), "prompt_id")
     if key not in prompts:
         raise ValueError(f"no prompt has the id {key[:40]!r}")
-    gain = 1 - 2 * number(cells.get("preference_b"), "preference_b", 0, 1)
-    return Reading(prompts[key], gain, "judge", _pair(cells))
+    outcome = 1 - number(cells.get("preference_b"), "preference_b", 0, 1)
+    return Reading(prompts[key], outcome, "judge", _pair(cells))
 
 
 def _scored(cells: Cells, prompts: Prompts) -> Reading:
     score = number(cells.get("mixtral_score"), "mixtral_score", 1, 5)
-    gain = 0.0 if score >= GOOD_ENOUGH else 1.0
-    return Reading(text(cells.get("prompt"), "prompt"), gain, "judge", weight=_weight(cells))
+    outcome = 0.5 if score >= GOOD_ENOUGH else 1.0
+    prompt = text(cells.get("prompt"), "prompt")
+    return Reading(prompt, outcome, "judge", weight=_weight(cells), rating=score)
 
 
 def _first_turn(value: Any) -> str:

@@ -10,11 +10,12 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from routing_service.errors import RoutebatchError
 
@@ -47,19 +48,29 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file: its name, its columns (for JSON lines those of the first object) and its rows, which are read once."""
+    """A file: its name, its columns (for JSON lines those of the first object) and its rows, which are read once.
+
+    `position` says how many bytes of the file were read so far, of `size`.
+    """
 
     name: str
     columns: frozenset[str]
     rows: Iterator[Row | BadRow]
+    size: int
+    position: Callable[[], int]
+
+
+Content = tuple[frozenset[str], Iterator[Row | BadRow]]  # columns, rows
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Table]:
     """Open a table. DataError where the file cannot be read, has no header, or breaks off."""
     try:
-        with _text(path) as stream:
-            yield (_json_table if _holds_json(path, stream) else _csv_table)(str(path), stream)
+        with path.open("rb") as file, _text(file) as stream:
+            name = str(path)
+            columns, rows = (_json_table if _holds_json(path, stream) else _csv_table)(name, stream)
+            yield Table(name, columns, rows, path.stat().st_size, file.tell)
     except csv.Error as error:
         raise DataError(f"{path}: not CSV: {error}; is a quote missing?") from error
     except (EOFError, zlib.error) as error:
@@ -68,12 +79,12 @@ def opened(path: Path) -> Iterator[Table]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _text(path: Path) -> TextIO:
+def _text(file: BinaryIO) -> TextIO:
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
     # Bytes that are no UTF-8 come through as surrogates, so that they spoil their row and not the file.
-    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-    with path.open("rb") as start:
-        zipped = start.read(2) == b"\x1f\x8b"
-    return cast(TextIO, gzip.open(path, "rt", **options)) if zipped else path.open("r", **options)
+    return TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _holds_json(path: Path, stream: TextIO) -> bool:
@@ -88,14 +99,14 @@ def _holds_json(path: Path, stream: TextIO) -> bool:
     return bool(suffixes & JSON_SUFFIXES) or start.startswith("{")
 
 
-def _csv_table(name: str, stream: TextIO) -> Table:
+def _csv_table(name: str, stream: TextIO) -> Content:
     csv.field_size_limit(MAX_CELL)
     header = stream.readline(MAX_CELL)
     delimiter = max(",;\t", key=header.count)
     columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
     if len(set(columns)) < len(columns):
         raise DataError(f"{name}: its header names a column twice: {header.strip()[:200]}")
-    return Table(name, frozenset(columns), _csv_rows(name, stream, delimiter, columns))
+    return frozenset(columns), _csv_rows(name, stream, delimiter, columns)
 
 
 def _csv_rows(name: str, stream: TextIO, delimiter: str, columns: list[str]) -> Iterator[Row | BadRow]:
@@ -109,12 +120,12 @@ def _csv_rows(name: str, stream: TextIO, delimiter: str, columns: list[str]) -> 
         start = reader.line_num + 2  # the header was read before the reader began to count
 
 
-def _json_table(name: str, stream: TextIO) -> Table:
+def _json_table(name: str, stream: TextIO) -> Content:
     rows = _json_rows(name, stream)
     first = next(rows)
     if isinstance(first, BadRow):
         raise DataError(f"{first}; one JSON object a line is expected")
-    return Table(name, frozenset(first.cells), _chain(first, rows))
+    return frozenset(first.cells), _chain(first, rows)
 
 
 def _chain(first: Row, rest: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:

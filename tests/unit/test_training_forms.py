@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from routing_service.models.base import ComparisonSource
-from training.data import DataError, Loaded, load_labels
+from training.data import DataError, Labels
 from training.forms import SOURCES
+from training.readers import Loaded, load_comparisons
 
+NONE_LEFT_OUT = {"short_prompts": 0, "same_model": 0}
 LONG = "a prompt of more than sixteen characters"
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
 Rows = list[list[Any]]
@@ -35,10 +37,16 @@ def lines(*values: object) -> str:
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
-def load(directory: Path, content: str | bytes, name: str = "data.csv", **models: str) -> Loaded:
+def load(
+    directory: Path, content: str | bytes, name: str = "data.csv", strong: str | None = None, weak: str | None = None
+) -> Loaded:
     path = directory / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return load_labels([path], **models)
+    return load_comparisons([path], strong=strong, weak=weak)
+
+
+def labels(found: Loaded) -> Labels:
+    return found.comparisons.labels()
 
 
 def test_outcome_tables_give_the_difference_of_the_two(directory: Path) -> None:
@@ -50,18 +58,18 @@ def test_outcome_tables_give_the_difference_of_the_two(directory: Path) -> None:
         ["s", "four", 0.75, 0.25],
     ]
     found = load(directory, table(rows))
-    assert found.labels.prompts == ["one", "two", "three\nin two lines", "four"]
-    assert found.labels.gain.tolist() == [1, 0, -1, 0.5]
-    assert found.labels.weight.tolist() == [1] * 4
-    assert set(found.labels.source) == {"golden"}
+    assert labels(found).prompts == ["one", "two", "three\nin two lines", "four"]
+    assert labels(found).gain.tolist() == [1, 0, -1, 0.5]
+    assert labels(found).weight.tolist() == [1] * 4
+    assert set(labels(found).source) == {"golden"}
     assert found.bad == []
-    assert found.counted == {"rows": 4, "used": 4, "bad": 0, "other_models": 0, "short_prompts": 0}
+    assert found.counted == {"rows": 4, "used": 4, "bad": 0, "other_models": 0} | NONE_LEFT_OUT
 
 
 def test_response_tables_are_outcome_tables_whose_columns_are_the_models(directory: Path) -> None:
     content = table([["prompt", "org/big", "org/small"], ["p", "True", "False"], ["q", "True", "True"]])
-    assert load(directory, content, strong="org/big", weak="org/small").labels.gain.tolist() == [1, 0]
-    assert load(directory, content, strong="org/small", weak="org/big").labels.gain.tolist() == [-1, 0]
+    assert labels(load(directory, content, strong="org/big", weak="org/small")).gain.tolist() == [1, 0]
+    assert labels(load(directory, content, strong="org/small", weak="org/big")).gain.tolist() == [-1, 0]
 
 
 def test_comparisons_point_to_strong_whichever_side_it_stands_on(directory: Path) -> None:
@@ -72,11 +80,13 @@ def test_comparisons_point_to_strong_whichever_side_it_stands_on(directory: Path
         {"prompt": "four", "model_a": "big", "model_b": "other", "outcome": 0},
     )
     found = load(directory, content, "data.jsonl", strong="big", weak="small")
-    assert found.labels.prompts == ["one", "two", "three"]
-    assert found.labels.gain.tolist() == [1, -1, 0]
-    assert found.labels.weight.tolist() == [1, 2.5, 1]
-    assert found.labels.source == ["golden", "judge", "golden"]
+    assert labels(found).prompts == ["one", "two", "three"]
+    assert labels(found).gain.tolist() == [1, -1, 0]
+    assert labels(found).weight.tolist() == [1, 2.5, 1]
+    assert labels(found).source == ["golden", "judge", "golden"]
     assert found.counted["other_models"] == 1
+    assert found.counted["used"] == len(found.comparisons) == 4
+    assert found.comparisons.models == ["big", "small", "other"]
 
 
 def test_arena_takes_the_first_turn_of_its_list_or_the_text(directory: Path) -> None:
@@ -90,10 +100,11 @@ def test_arena_takes_the_first_turn_of_its_list_or_the_text(directory: Path) -> 
         [6, "big", "big", LONG, 0, 1, 0],
     ]
     found = load(directory, table(rows), strong="big", weak="small")
-    assert found.labels.prompts == [LONG, LONG, LONG, "[is no JSON, but a prompt]"]
-    assert found.labels.gain.tolist() == [1, -1, 0, -1]
-    assert set(found.labels.source) == {"arena"}
-    assert (found.counted["short_prompts"], found.counted["other_models"], found.counted["bad"]) == (1, 1, 0)
+    assert labels(found).prompts == [LONG, LONG, LONG, "[is no JSON, but a prompt]"]
+    assert labels(found).gain.tolist() == [1, -1, 0, -1]
+    assert set(labels(found).source) == {"arena"}
+    counted = found.counted
+    assert (counted["short_prompts"], counted["same_model"], counted["other_models"], counted["bad"]) == (1, 1, 0, 0)
 
 
 def test_battles_take_their_prompts_from_another_file_in_either_order(directory: Path) -> None:
@@ -110,9 +121,9 @@ def test_battles_take_their_prompts_from_another_file_in_either_order(directory:
         )
     )
     for paths in ([battles, prompts], [prompts, battles]):
-        found = load_labels(paths, strong="big", weak="small")
-        assert found.labels.prompts == [LONG, LONG]
-        assert found.labels.gain.tolist() == [0.5, 1]
+        found = load_comparisons(paths, strong="big", weak="small")
+        assert labels(found).prompts == [LONG, LONG]
+        assert labels(found).gain.tolist() == [0.5, 1]
         assert [str(row) for row in found.bad] == [
             f"{prompts}, line 3: `prompt` is empty",
             f"{battles}, line 4: no prompt has the id 'z'",
@@ -127,7 +138,10 @@ def test_battles_without_their_prompts_say_what_is_missing(directory: Path) -> N
 
 def test_scores_of_four_and_five_are_good_enough(directory: Path) -> None:
     content = lines(*({"prompt": f"p{score}", "mixtral_score": score} for score in (1, 2, 3, 4, 5)))
-    assert load(directory, content, "data.jsonl").labels.gain.tolist() == [1, 1, 1, 0, 0]
+    found = load(directory, content, "data.jsonl")
+    assert labels(found).gain.tolist() == [1, 1, 1, 0, 0]
+    assert found.comparisons.rating is not None
+    assert found.comparisons.rating.tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -138,7 +152,7 @@ def test_delimiters_byte_order_marks_and_gzip_are_seen_through(
 ) -> None:
     content = (start + table([["prompt", "strong_correct", "weak_correct"], ["é, ; x", 1, 0]], delimiter)).encode()
     found = load(directory, gzip.compress(content) if zipped else content, "data")
-    assert found.labels.prompts == ["é, ; x"]
+    assert labels(found).prompts == ["é, ; x"]
 
 
 HEADER = "prompt,strong_correct,weak_correct\n"
@@ -163,7 +177,7 @@ def test_bad_rows_are_named_by_line_and_the_rest_is_read(directory: Path, row: s
     bad = row.encode() if isinstance(row, str) else row
     content = HEADER.encode() + b'"first\nprompt",1,0\n\n' + bad + b"\nlast,0,1\n"
     found = load(directory, content)
-    assert found.labels.prompts == ["first\nprompt", "last"]
+    assert labels(found).prompts == ["first\nprompt", "last"]
     assert found.counted["bad"] == 1
     assert found.counted["rows"] == 3
     assert found.bad[0].row == 5
@@ -191,7 +205,7 @@ def test_bad_rows_are_named_by_line_and_the_rest_is_read(directory: Path, row: s
 def test_bad_json_lines_are_named(directory: Path, line: str, reason: str) -> None:
     good = lines({"prompt": "good", "model_a": "a", "model_b": "b", "outcome": 1})
     found = load(directory, good + line + "\n" + good, "data.jsonl", strong="a", weak="b")
-    assert len(found.labels) == 2
+    assert len(labels(found)) == 2
     assert [row.row for row in found.bad] == [2]
     assert found.bad[0].reason.startswith(reason)
 
@@ -231,13 +245,13 @@ def test_files_that_cannot_be_used_are_refused(directory: Path, content: bytes, 
 
 def test_a_file_that_is_not_there_is_named(directory: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv: No such file"):
-        load_labels([directory / "none.csv"])
+        load_comparisons([directory / "none.csv"])
 
 
 def test_models_that_are_not_named_or_not_in_the_data_are_listed(directory: Path) -> None:
     content = lines({"prompt": "p", "model_a": "big", "model_b": "small", "outcome": 1})
     with pytest.raises(DataError, match=r"say which is strong .* big / small \(1 rows\)"):
-        load(directory, content, "a.jsonl")
+        labels(load(directory, content, "a.jsonl"))
     with pytest.raises(DataError, match="no usable row compares big with tiny"):
         load(directory, content, "a.jsonl", strong="big", weak="tiny")
     for names in ({"strong": "big"}, {"strong": "big", "weak": "big"}):
