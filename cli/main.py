@@ -30,6 +30,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     # routers: files on this machine
     "train": ("cli.train", "train", "Fit a router on labelled prompts."),
     "score": ("cli.score", "score", "Score a file of prompts with a router."),
+    "calibrate": ("cli.calibrate", "calibrate", "Find the threshold for a wanted share of strong answers."),
+    "explain": ("cli.explain", "explain", "Say why a router estimates what it does of a prompt."),
+    "import-router": ("cli.import_router", "import_router", "Make a router of weights that RouteLLM published."),
     # processes and tools
     "api": ("cli.serve", "api", "Run the HTTP API."),
     "migrate": ("cli.serve", "migrate", "Bring the database's schema up to date."),

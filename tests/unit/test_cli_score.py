@@ -6,59 +6,24 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import score as command
 from cli.main import main
+from cli.scoring import CHUNK, CHUNK_CHARACTERS, FIRST_CHUNK
 from routing_service import routers
-from routing_service.routers.base import Floats
-from routing_service.settings import Settings
+from tests.unit.fake_router import LengthRouter
 
 PROMPTS = ["a", "bb", "ccc"]
-
-
-class LengthRouter:
-    """Gain and deviation by the prompt's length; remembers how many prompts it was given at a time."""
-
-    name = "length"
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def _gain(self, prompts: Sequence[str]) -> Floats:
-        return np.array([len(prompt) for prompt in prompts], dtype=np.float32) / np.float32(10)
-
-    def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
-        self.asked.append(len(prompts))
-        gain = self._gain(prompts)
-        quality = np.column_stack([np.full_like(gain, 0.5), 0.5 + gain / 2])
-        return quality, np.column_stack([np.zeros_like(gain), gain / 4])
-
-    def win_rates(self, prompts: Sequence[str], strong: str, weak: str) -> Floats:
-        return np.float32(0.5) + self._gain(prompts) / np.float32(2)
-
-    def explain(self, prompt: str) -> dict[str, Any]:
-        return {"router": self.name}
-
-    def save(self, directory: Path) -> None:
-        raise OSError("nothing to save")
-
-    @classmethod
-    def load(cls, directory: Path, settings: Settings | None = None) -> Self:
-        return cls()
 
 
 @pytest.fixture
 def router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LengthRouter:
     router = LengthRouter()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.test_cli_score:LengthRouter")
+    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.fake_router:LengthRouter")
     monkeypatch.setattr(routers, "make_router", lambda name, settings: router)
     return router
 
@@ -125,11 +90,40 @@ def test_stdin_is_scored(router: LengthRouter) -> None:
     assert [row["win_rate"] for row in rows(result.stdout)] == ["0.550000", "0.600000"]
 
 
-def test_many_prompts_are_scored_a_chunk_at_a_time(router: LengthRouter) -> None:
-    count = 2 * command.CHUNK + 5
+def test_many_prompts_are_scored_in_chunks_that_grow_to_their_size(router: LengthRouter) -> None:
+    count = 3 * CHUNK
     result = run("\n".join("x" * (1 + number % 9) for number in range(count)), name="in.txt")
     assert [row["expected_gain"] for row in rows(result.stdout)] == [f"{(1 + n % 9) / 10:.6f}" for n in range(count)]
-    assert router.asked == [command.CHUNK, command.CHUNK, 5]
+    assert router.asked == [FIRST_CHUNK, 128, 256, 512, CHUNK, CHUNK, FIRST_CHUNK]
+    assert sum(router.asked) == count
+
+
+def test_prompts_that_are_long_are_scored_fewer_at_a_time(router: LengthRouter) -> None:
+    long = "x" * (CHUNK_CHARACTERS // 4)
+    result = run("\n".join([long] * 6), name="in.txt")
+    assert router.asked == [4, 2]
+    assert len(rows(result.stdout)) == 6
+
+
+def test_the_models_that_are_to_be_compared_can_be_named(router: LengthRouter) -> None:
+    assert run("a\n", "--strong", "big", "--weak", "small", name="in.txt").exit_code == 0
+    assert run("a\n", name="in.txt").exit_code == 0
+    assert router.models == {("big", "small"), ("strong", "weak")}
+
+
+def test_the_configured_candidates_are_compared_where_nobody_names_models(router: LengthRouter) -> None:
+    table = "".join(f'[models.{key}]\nname = "m"\nbase_url = "http://127.0.0.1:9/v1"\n' for key in "abc")
+    Path("routebatch.toml").write_text(table + '[routing]\ncandidates = ["b", "c", "a"]\n')
+    assert run("a\n", name="in.txt").exit_code == 0
+    assert router.models == {("a", "b")}
+
+
+def test_models_named_by_half_or_twice_are_wrong_usage_and_an_unknown_one_is_an_error(router: LengthRouter) -> None:
+    assert run("a\n", "--strong", "big", name="in.txt").exit_code == 2
+    assert run("a\n", "--strong", "big", "--weak", "big", name="in.txt").exit_code == 2
+    result = run("a\n", "--strong", "unknown", "--weak", "small", "-o", "scores.csv", name="in.txt")
+    assert (result.exit_code, Path("scores.csv").exists()) == (1, False)
+    assert "does not know the model 'unknown'" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -206,3 +200,14 @@ def test_the_router_that_ships_scores_the_examples() -> None:
         assert 0 < float(row["win_rate"]) < 1
         assert float(row["expected_gain"]) == pytest.approx(2 * float(row["win_rate"]) - 1, abs=2e-6)
         assert float(row["std"]) > 0
+
+
+def test_prompts_of_any_length_and_script_get_a_finite_score_each() -> None:
+    odd = ["x" * 100_000, "一个正方形的面积", "a\nb", "a\u2028b", '"quoted", twice', "\ud83d\ude00", ""]
+    lines = "".join(json.dumps({"body": {"messages": [{"role": "user", "content": text}]}}) + "\n" for text in odd)
+    result = CliRunner().invoke(main, ["score", "-", "--router", "gain"], input=lines)
+    found = rows(result.stdout)
+    assert len(found) == len(odd)
+    for row in found:
+        assert 0 <= float(row["win_rate"]) <= 1
+        assert 0 < float(row["std"]) <= 1
