@@ -87,6 +87,9 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
         ("answered", str(counts.get("completed", 0))),
         ("errors", str(counts.get("failed", 0) or error_count(batch))),
     ]
+    for name in ("paused", "unscored"):
+        if routing.get(f"{name}_reason"):
+            rows.append((f"why {name}", routing[f"{name}_reason"]))
     models = routing.get("models") or {}
     answered = sum(models.values())
     rows += [(f"by {model}", share(count, answered)) for model, count in sorted(models.items())]

@@ -20,6 +20,8 @@ from sqlalchemy.orm import Session
 
 from routing_service import ledger
 from routing_service.batches.claim_rows import (
+    HOMELESS,
+    UNAFFORDABLE,
     Choice,
     Plan,
     budget_ids,
@@ -29,10 +31,10 @@ from routing_service.batches.claim_rows import (
     insert_decisions,
     lock_plan,
     mark_dispatching,
-    mark_unaffordable,
+    mark_ended,
     stopped_models,
 )
-from routing_service.errors import ConfigurationError
+from routing_service.batches.pausing import pause_for_budget, pause_for_models
 from routing_service.models import Reason
 from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
@@ -58,7 +60,7 @@ class Claim:
 
     tickets: list[Ticket] = field(default_factory=list)
     waiting: bool = False
-    closed: bool = False  # some requests ended as unaffordable, or the batch was paused
+    closed: bool = False  # some requests ended without a call, or the batch was paused
 
 
 def claim(
@@ -66,16 +68,16 @@ def claim(
 ) -> Claim:
     """Claim at most a bite of `batch_id` for the free `slots` by model.
 
-    Raises LeaseLostError if the pump's lease has run out, ConfigurationError if a model of the plan is gone.
+    Pauses the batch if a model of its plan is no longer configured. Raises LeaseLostError if the pump's lease has run
+    out.
     """
     hold_lease(session, pump_id)
     plan = lock_plan(session, batch_id)
     result = Claim()
     if plan is None:
         return result
-    for model in (plan.cheapest, plan.strongest):
-        if model not in settings.models:
-            raise ConfigurationError(f"the model {model!r} of batch {batch_id} is no longer configured")
+    if pause_for_models(session, batch_id, (plan.cheapest, plan.strongest), settings):
+        return result
     slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
     rows = candidates(session, plan, settings.dispatch.bite, slots)
     if not rows:
@@ -107,17 +109,21 @@ class _Taking:
         self.took_strong = False
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
+        self.homeless: list[Row[Any]] = []  # pinned to a model that is no longer configured
         self.pause = False
 
     def consider(self, row: Row[Any]) -> None:
         wanted, reason = self._wanted(row)
+        if wanted not in self.settings.models:
+            self._end(row, self.homeless)
+            return
         if self.slots.get(wanted, 0) <= 0:
             return
         choice = self._choice(row, wanted, reason)
         if not _within_cap(choice) and reason is not Reason.PINNED:
             choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
         if not _within_cap(choice):
-            self._give_up(row)
+            self._end(row, self.unaffordable)
         elif self.slots.get(choice.model, 0) <= 0:
             return
         elif self._fits(choice):
@@ -165,12 +171,12 @@ class _Taking:
         elif self.chosen:
             self.result.waiting = True
         elif self.plan.stops:
-            self._give_up(choice.row)
+            self._end(choice.row, self.unaffordable)
         else:
             self.pause = self.result.closed = True
 
-    def _give_up(self, row: Row[Any]) -> None:
-        self.unaffordable.append(row)
+    def _end(self, row: Row[Any], ended: list[Row[Any]]) -> None:
+        ended.append(row)
         self.floor = max(0, self.floor - row.floor_nano)
         self.result.closed = True
 
@@ -193,17 +199,11 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, budgets:
             Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
             for i, c in zip(ids, taking.chosen, strict=True)
         ]
-    if taking.unaffordable:
-        mark_unaffordable(session, plan, [row.line for row in taking.unaffordable])
+    mark_ended(session, plan, UNAFFORDABLE, [row.line for row in taking.unaffordable])
+    mark_ended(session, plan, HOMELESS, [row.line for row in taking.homeless])
+    if taking.pause and not taking.chosen:
+        pause_for_budget(session, plan.batch_id)
     session.execute(
-        text(
-            "update batches set floor_nano = :floor, failed = failed + :failed,"
-            " paused = case when :pause then 'budget' else paused end where id = :id"
-        ),
-        {
-            "floor": taking.floor,
-            "failed": len(taking.unaffordable),
-            "pause": taking.pause and not taking.chosen,
-            "id": plan.batch_id,
-        },
+        text("update batches set floor_nano = :floor, failed = failed + :failed where id = :id"),
+        {"floor": taking.floor, "failed": len(taking.unaffordable) + len(taking.homeless), "id": plan.batch_id},
     )

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
 from routing_service.errors import LeaseLostError
-from routing_service.models import Reason
+from routing_service.models import Reason, RequestState
 from routing_service.pricing import Price
 from routing_service.settings import Settings
 
@@ -178,12 +178,45 @@ def mark_dispatching(session: Session, pump_id: int, plan: Plan, chosen: list[Ch
     )
 
 
-def mark_unaffordable(session: Session, plan: Plan, lines: list[int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a request ends without a call."""
+
+    state: RequestState
+    reason: Reason
+    code: str
+    message: str
+
+
+UNAFFORDABLE = Ending(
+    RequestState.UNAFFORDABLE,
+    Reason.BUDGET,
+    "budget_exhausted",
+    "The budget cannot cover this request's worst case.",
+)
+HOMELESS = Ending(
+    RequestState.FAILED,
+    Reason.PINNED,
+    "model_removed",
+    "The model that this request is pinned to is no longer configured.",
+)
+
+
+def mark_ended(session: Session, plan: Plan, ending: Ending, lines: list[int]) -> None:
+    if not lines:
+        return
     session.execute(
         text(
-            "update requests set state = 'unaffordable', finished_at = now(), model = null, reason = 'budget',"
-            " error_code = 'budget_exhausted', error_message = 'The budget cannot cover this request''s worst case.'"
+            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"
+            " reason = cast(:reason as reason), error_code = :code, error_message = :message"
             " where batch_id = :batch and line = any(:lines) and state = 'scored'"
         ),
-        {"batch": plan.batch_id, "lines": lines},
+        {
+            "state": ending.state,
+            "reason": ending.reason,
+            "code": ending.code,
+            "message": ending.message,
+            "batch": plan.batch_id,
+            "lines": lines,
+        },
     )

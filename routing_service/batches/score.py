@@ -17,6 +17,7 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.pausing import pause_for_models
 from routing_service.batches.ranking import Columns, expected_costs, fix, rank
 from routing_service.body import prompt_text
 from routing_service.db import Database
@@ -54,7 +55,7 @@ def score(database: Database, settings: Settings, routers: RouterSource, batch_i
     Idempotent; a batch that is not in progress is left alone. What the router raises goes on to the caller, until its
     last attempt: then the range is written unscored.
     """
-    claim = _claim(database, batch_id, first_line)
+    claim = _claim(database, settings, batch_id, first_line)
     if claim is not None:
         rows = _read(database, claim)
         quality, scored = _quality(claim, rows, settings, routers)
@@ -85,9 +86,12 @@ _UPDATE = text(
 _DONE = text("update score_ranges set done_at = now() where batch_id = :batch and first_line = :first")
 
 
-def _claim(database: Database, batch_id: str, first_line: int) -> _Claim | None:
-    """Count an attempt at the range, if it is open and its batch in progress."""
+def _claim(database: Database, settings: Settings, batch_id: str, first_line: int) -> _Claim | None:
+    """Count an attempt at the range, if it is open and its batch in progress with models that are all there."""
     with database.transaction() as session:
+        batch = session.get(Batch, batch_id)
+        if batch is None or pause_for_models(session, batch_id, batch.candidates, settings):
+            return None
         row = session.execute(_CLAIM, {"batch": batch_id, "first": first_line}).one_or_none()
     return _Claim(*row) if row else None
 

@@ -10,6 +10,7 @@ import random
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.pausing import resume_with_models
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
 from routing_service.events import Publisher
@@ -21,12 +22,13 @@ CHUNK = 500
 
 
 def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
-    """Recover abandoned attempts, then announce again what waits."""
+    """Recover abandoned attempts, resume what may go on, then announce again what waits."""
     policy = RetryPolicy.of(settings.dispatch)
     while _recover_chunk(database, policy):
         pass
     after_s = settings.sweep.announce_after_s
     with database.transaction() as session:
+        resume_with_models(session, settings)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
@@ -99,7 +101,7 @@ def _stale_ranges(session: Session, after_s: float) -> list[tuple[str, int]]:
     rows = session.execute(
         text(
             "update score_ranges s set announced_at = now() from batches b where b.id = s.batch_id"
-            " and b.state = 'in_progress' and s.done_at is null"
+            " and b.state = 'in_progress' and b.paused is null and s.done_at is null"
             " and s.announced_at <= now() - make_interval(secs => :after) returning s.batch_id, s.first_line"
         ),
         {"after": after_s},

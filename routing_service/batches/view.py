@@ -111,9 +111,11 @@ def _routing(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
         "router_version": batch.router_version_id,
         "shadow_price": batch.shadow_price,
         "unscored": batch.unscored,
+        "unscored_reason": batch.unscored_reason,
         "error_count": batch.error_count,
         "incomplete": batch.state is BatchState.COMPLETED and totals.unaffordable > 0,
         "paused": batch.paused,
+        "paused_reason": batch.paused_reason,
         "continues": None,
     }
 

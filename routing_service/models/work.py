@@ -109,7 +109,9 @@ class Batch(Base):
     expected_gain: Mapped[float | None] = mapped_column(Double)
     expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     unscored: Mapped[bool] = mapped_column(server_default=text("false"))
-    paused: Mapped[str | None]
+    unscored_reason: Mapped[str | None]
+    paused: Mapped[str | None]  # the cause, see batches.pausing
+    paused_reason: Mapped[str | None]
     created_at: Mapped[Now]
     expires_at: Mapped[datetime]
     announced_at: Mapped[Now]  # when its next step was last announced; the sweep looks here

@@ -50,9 +50,11 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "router_version": None,
         "shadow_price": None,
         "unscored": False,
+        "unscored_reason": None,
         "error_count": 0,
         "incomplete": False,
         "paused": None,
+        "paused_reason": None,
         "continues": None,
     }
     nothing = {"input_tokens": 0, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 0}

@@ -163,7 +163,8 @@ def test_a_batch_that_waits_for_money_is_paused_not_ended(database: Database) ->
     _pump(database, _settings("http://127.0.0.1:9/v1"))
     assert _states(database, batch_id) == {"scored": 1}
     with database.transaction() as session:
-        assert session.get_one(Batch, batch_id).paused == "budget"
+        batch = session.get_one(Batch, batch_id)
+        assert (batch.paused, bool(batch.paused_reason)) == ("budget", True)
 
 
 def test_a_request_above_its_own_cost_cap_goes_to_the_cheap_model_or_ends(database: Database) -> None:

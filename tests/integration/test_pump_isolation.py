@@ -46,16 +46,48 @@ def _prompts(count: int) -> list[Planned]:
     return [Planned(prompt=f"Prompt {n}") for n in range(count)]
 
 
-def test_a_batch_whose_model_is_no_longer_configured_waits_while_others_go_on(database: Database) -> None:
+def test_a_batch_whose_model_is_no_longer_configured_is_paused_and_others_go_on(database: Database) -> None:
     with database.transaction() as session:
         good = make_planned_batch(session, _prompts(20), priority=9)
         bad = make_planned_batch(session, _prompts(2))
         session.execute(text("update batches set candidates = '{gone,strong}' where id = :id"), {"id": bad})
     with run_sandbox(latency_ms=50) as sandbox:
+        settings = _settings(sandbox.base_url)
+        _pump(database, settings)
+        states = dict(_rows(database, "select batch_id || state, count(*) from requests group by batch_id, state"))
+        assert states == {f"{good}succeeded": 20, f"{bad}scored": 2}
+        assert _rows(database, f"select paused, paused_reason from batches where id = '{bad}'") == [
+            ("model_removed", "The model 'gone' is no longer configured.")
+        ]
+        assert _rows(database, f"select paused, paused_reason from batches where id = '{good}'") == [(None, None)]
+        sweep(database, settings, FakePublisher())
+        assert _rows(database, "select count(*) from batches where paused is not null") == [(1,)]
+
+
+def test_a_paused_batch_goes_on_when_its_model_is_back(database: Database) -> None:
+    with database.transaction() as session:
+        make_planned_batch(session, _prompts(4))
+    with run_sandbox() as sandbox:
+        settings = _settings(sandbox.base_url)
+        without = settings.model_copy(update={"models": {"weak": settings.models["weak"]}})
+        _pump(database, without)
+        assert _rows(database, "select paused from batches") == [("model_removed",)]
+        publisher = FakePublisher()
+        sweep(database, settings, publisher)
+        assert ("dispatch",) in publisher.events
+        _pump(database, settings)
+    assert _rows(database, "select paused, succeeded from batches") == [(None, 4)]
+
+
+def test_a_line_pinned_to_a_model_that_is_gone_ends_with_that_reason(database: Database) -> None:
+    with database.transaction() as session:
+        pinned = [Planned(ratio=float("-inf"), pinned="gone") for _ in range(3)]
+        make_planned_batch(session, [*pinned, *_prompts(3)])
+    with run_sandbox() as sandbox:
         _pump(database, _settings(sandbox.base_url))
-    states = dict(_rows(database, "select batch_id || state, count(*) from requests group by batch_id, state"))
-    assert states == {f"{good}succeeded": 20, f"{bad}scored": 2}
-    assert _rows(database, "select count(*) from attempts where state <> 'succeeded'") == [(0,)]
+    query = "select state, error_code, count(*) from requests group by 1, 2 order by 1"
+    assert _rows(database, query) == [("succeeded", None, 3), ("failed", "model_removed", 3)]
+    assert _rows(database, "select succeeded, failed, floor_nano from batches") == [(3, 3, 0)]
 
 
 REFUSE_LINE_7 = """

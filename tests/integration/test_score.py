@@ -11,12 +11,15 @@ import pytest
 from sqlalchemy import select, text
 
 from routing_service.batches.score import score
+from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.models import Batch, Request, RequestState, ScoreRange
+from routing_service.models import Request, RequestState, ScoreRange
 from routing_service.routers import Routers
 from routing_service.routers.base import Floats
 from routing_service.routers.random import RandomRouter
-from tests.factories import chat_line, ingested_batch, make_settings
+from tests.factories import STRONG, chat_line, ingested_batch, make_settings
+from tests.fakes import FakePublisher
+from tests.reading import batch_of
 
 SETTINGS = make_settings(score={"range_lines": 4, "max_attempts": 3})
 ROUTERS = Routers(SETTINGS)
@@ -50,11 +53,6 @@ class FailingRouter(RandomRouter):
 def rows_of(database: Database, batch_id: str) -> Sequence[Request]:
     with database.transaction() as session:
         return session.scalars(select(Request).where(Request.batch_id == batch_id).order_by(Request.line)).all()
-
-
-def batch_of(database: Database, batch_id: str) -> Batch:
-    with database.transaction() as session:
-        return session.get_one(Batch, batch_id)
 
 
 def attempts(database: Database, batch_id: str) -> list[int]:
@@ -176,6 +174,18 @@ def test_an_unknown_router_ends_as_unscored(database: Database) -> None:
     batch_id = ingested_batch(database, 2, settings, router="oracle")
     assert score(database, settings, Routers(settings), batch_id, 1)
     assert batch_of(database, batch_id).unscored
+
+
+def test_a_range_waits_without_an_attempt_while_a_model_is_not_configured(database: Database) -> None:
+    batch_id = ingested_batch(database, 3, SETTINGS)
+    without = make_settings(models={"strong": STRONG}, routing={"candidates": ["strong"]})
+    assert not score(database, without, ROUTERS, batch_id, 1)
+    assert batch_of(database, batch_id).paused == "model_removed"
+    assert attempts(database, batch_id) == [0]
+    sweep(database, SETTINGS, FakePublisher())
+    assert batch_of(database, batch_id).paused is None
+    assert score(database, SETTINGS, ROUTERS, batch_id, 1)
+    assert attempts(database, batch_id) == [1]
 
 
 def test_a_batch_that_is_not_in_progress_is_left_alone(database: Database) -> None:

@@ -43,8 +43,11 @@ def run(*arguments: str) -> Result:
 
 
 def test_status_shows_a_batch_as_a_table_or_as_it_came(api: FakeApi) -> None:
-    api.states = [batch("in_progress", routing=batch("in_progress")["routing"] | {"paused": "budget"})]
-    assert "in_progress, paused: budget" in run("status", "batch_1").stdout
+    why = {"paused": "budget", "paused_reason": "too little money"}
+    api.states = [batch("in_progress", routing=batch("in_progress")["routing"] | why)]
+    shown = run("status", "batch_1").stdout
+    assert "in_progress, paused: budget" in shown
+    assert "too little money" in shown
     assert json.loads(run("status", "batch_1", "--json").stdout) == api.states[0]
 
 
