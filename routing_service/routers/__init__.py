@@ -18,6 +18,7 @@ DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 
 # method -> module:class
 METHODS = {
+    "ensemble": "routing_service.routers.ensemble:EnsembleRouter",
     "gain": "routing_service.routers.gain:GainRouter",
     "random": "routing_service.routers.random:RandomRouter",
 }

@@ -1,0 +1,143 @@
+"""Fitting an ensemble: each member by its own method and defaults, then a calibrated mean of their win rates.
+
+The weights of the mean are equal unless `stacking` fits them on held-out prompts: non-negative coefficients of the
+members' log-odds in a logistic regression, drawn to equal ones by a prior that some hundred prompts outweigh.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from routing_service.routers import canonical
+from routing_service.routers.calibration import EDGE
+from routing_service.routers.ensemble import MAX_MEMBERS, EnsembleRouter, Member, Packed
+from routing_service.settings import Settings
+from training.calibration import LEAST_HELD_OUT, calibrated, hold_out
+from training.comparisons import Comparisons
+from training.data import DataError
+from training.methods import METHODS, Progress, method, silent
+
+Vector = npt.NDArray[np.float64]
+
+ANY_PAIR = True  # as far as the members are
+STACKING_PRIOR = 10.0
+SWEEPS = 500
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleOptions:
+    """`methods` are names with commas between; each is fitted `seeds` times, with seeds that follow one another."""
+
+    methods: str = "gain,similarity_weighted"
+    seeds: int = 1
+    stacking: bool = False
+    calibration_share: float = 0.2  # of the prompts, held out to weight and calibrate on; 0 for neither
+
+    def __post_init__(self) -> None:
+        names = self.names()
+        known = [name for name in METHODS if name != EnsembleRouter.name]
+        for name in names:
+            if name == EnsembleRouter.name:
+                raise DataError("an ensemble cannot be a member of an ensemble")
+            if name not in known:
+                raise DataError(f"methods: {name[:80]!r} is none of {', '.join(known)}")
+        if len(set(names)) < len(names):
+            raise DataError("methods names one twice: seeds=2 fits each of them twice")
+        if self.seeds < 1 or not 2 <= len(names) * self.seeds <= MAX_MEMBERS:
+            raise DataError(f"methods and seeds must make 2 to {MAX_MEMBERS} members")
+        if not 0 <= self.calibration_share <= 0.5:
+            raise DataError("calibration_share must be 0 to 0.5")
+        if self.stacking and not self.calibration_share:
+            raise DataError("stacking needs a calibration_share above 0: weights are fitted on held-out prompts")
+
+    def names(self) -> list[str]:
+        return [canonical(name.strip()) for name in self.methods.split(",") if name.strip()]
+
+
+def fit(
+    comparisons: Comparisons, *, seed: int, options: EnsembleOptions, settings: Settings, progress: Progress = silent
+) -> EnsembleRouter:
+    """Fit the members on all comparisons. With held-out prompts to weight and calibrate on they are fitted twice, the
+    first time without those. Without a pair of models, or with fewer than 100 held-out comparisons of it, the mean is
+    plain and not calibrated.
+
+    DataError where the comparisons will not do for a member.
+    """
+    held, kept = hold_out(comparisons, options.calibration_share, seed)
+    rows, outcome = held.of_pair()
+    if len(rows) < LEAST_HELD_OUT or len(kept.of_pair()[0]) < LEAST_HELD_OUT:
+        rows, outcome = rows[:0], outcome[:0]
+    rates = np.empty((0, len(options.names()) * options.seeds))
+    if len(rows):
+        rates = _held_out_rates(_members(kept, seed, options, settings, progress), held, rows)
+    weight = held.weight[rows]
+    weights = np.full(rates.shape[1], 1 / rates.shape[1])
+    if options.stacking and len(rows):
+        weights = stacked(rates, outcome, weight)
+    calibration, measured = calibrated(rates @ weights, outcome, weight, seed=seed)
+    routers = _members(comparisons, seed, options, settings, progress)
+    sources = dict(Counter(comparisons.source))
+    metadata: dict[str, Any] = {
+        "seed": seed,
+        "options": asdict(options),
+        "pair": list(comparisons.pair) if comparisons.pair else None,
+        "data": {"fingerprint": comparisons.fingerprint(), "rows": len(comparisons), "sources": sources},
+        "metrics": {"calibration": measured},
+    }
+    members = [Member(router, share) for router, share in zip(routers, weights.tolist(), strict=True)]
+    return EnsembleRouter(members, calibration, metadata)
+
+
+def _members(
+    comparisons: Comparisons, seed: int, options: EnsembleOptions, settings: Settings, progress: Progress
+) -> list[Packed]:
+    fitted = []
+    for name in options.names():
+        chosen = method(name)
+        for number in range(options.seeds):
+            router = chosen.fit(
+                comparisons, seed=seed + number, options=chosen.options(), settings=settings, progress=progress
+            )
+            fitted.append(cast(Packed, router))
+    return fitted
+
+
+def _held_out_rates(routers: list[Packed], held: Comparisons, rows: npt.NDArray[np.intp]) -> Vector:
+    """Win rates of the pair, shape (rows, routers); a prompt with many comparisons is scored once."""
+    strong, weak = held.pair or ("", "")
+    numbers, place = np.unique(held.prompt[rows], return_inverse=True)
+    prompts = [held.prompts[number] for number in numbers.tolist()]
+    rates = [router.win_rates(prompts, strong, weak) for router in routers]
+    return np.array(rates, np.float64)[:, place.reshape(-1)].T
+
+
+def stacked(rates: Vector, outcome: Vector, weight: Vector) -> Vector:
+    """Weights of the members' win rates, of shape (n, members): at least 0, of sum 1.
+
+    Coordinate descent on the penalised cross-entropy, each step by a bound of the curvature: it always falls.
+    """
+    clipped = np.clip(rates, EDGE, 1 - EDGE)
+    columns = np.c_[np.log(clipped) - np.log1p(-clipped), np.ones(len(rates))]
+    share = weight / weight.mean()
+    prior = np.r_[np.full(rates.shape[1], 1 / rates.shape[1]), 0]
+    found = prior.copy()
+    penalty = np.r_[np.full(rates.shape[1], STACKING_PRIOR), 1e-3]
+    curvature = share @ np.square(columns) / 4 + penalty
+    for _ in range(SWEEPS):
+        before = found.copy()
+        for number, column in enumerate(columns.T):
+            rate = np.exp(-np.logaddexp(0, -(columns @ found)))
+            slope = (share * (rate - outcome)) @ column + penalty[number] * (found[number] - prior[number])
+            found[number] -= slope / curvature[number]
+            if number < rates.shape[1]:
+                found[number] = max(found[number], 0)
+        if np.abs(found - before).max() < TOLERANCE:
+            break
+    weights: Vector = found[:-1] / found[:-1].sum() if found[:-1].sum() > 0 else prior[:-1]
+    return weights
