@@ -49,7 +49,7 @@ class Peer:
     def __init__(self, directory: Path) -> None:
         np = import_module("numpy")
         self._directory = directory
-        self._routellm: Any = import_module("routellm.routers.routers")
+        self._routellm = import_module("routellm.routers.routers")
         self._routers: dict[str, Any] = {}
         self._battles: Any = []
         if (directory / "vectors.npz").is_file():
@@ -58,8 +58,7 @@ class Peer:
             texts = json.loads((directory / "queries.json").read_text(encoding="utf-8"))
             vectors = dict(zip(texts, stored["queries"].tolist(), strict=True))
             self._routellm.OPENAI_CLIENT.__dict__["embeddings"] = Embeddings(vectors)
-        self._routellm.load_dataset = self._stored
-        self._routellm.concatenate_datasets = lambda parts: parts[0]
+        vars(self._routellm).update(load_dataset=self._stored, concatenate_datasets=lambda parts: parts[0])
 
     def _stored(self, name: str, split: str) -> Stored:
         if name == "embeddings":
