@@ -6,6 +6,7 @@ decide what is done, so the broker's visibility timeout is not relied on and no 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -73,6 +74,13 @@ def _check_prices(**_: Any) -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
+
+
+@worker_init.connect
+def _share_the_cores(sender: Any, **_: Any) -> None:
+    """Children share the machine's cores: torch, loaded after the fork, starts so many threads as are one's part."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // sender.concurrency)))
 
 
 @worker_shutting_down.connect

@@ -7,6 +7,7 @@ locked before its requests are written, as everywhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,10 +22,14 @@ from routing_service.batches.pausing import pause_for_models
 from routing_service.batches.ranking import Columns, expected_costs, fix, rank
 from routing_service.body import prompt_text
 from routing_service.db import Database
+from routing_service.errors import ClientError, ScoringError
 from routing_service.models import Batch, BatchState, Request
+from routing_service.outcomes import mask
 from routing_service.pricing import price_book
 from routing_service.routers import Router
 from routing_service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 UNSCORED_GAIN = 0.5  # any constant ranks by cost alone
 
@@ -49,6 +54,15 @@ class _Claim:
     candidates: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Qualities of shape (n, m). `failure`: why no router gave them, None where one did or none was needed."""
+
+    quality: Floats
+    scored: bool
+    failure: str | None = None
+
+
 def score(database: Database, settings: Settings, routers: RouterSource, batch_id: str, first_line: int) -> bool:
     """Score the range that starts at `first_line`. True when the batch has no open range left and waits for its plan.
 
@@ -58,10 +72,10 @@ def score(database: Database, settings: Settings, routers: RouterSource, batch_i
     claim = _claim(database, settings, batch_id, first_line)
     if claim is not None:
         rows = _read(database, claim)
-        quality, scored = _quality(claim, rows, settings, routers)
-        values = _values(claim, rows, quality, scored, settings)
+        scores = _scores(claim, rows, settings, routers)
+        values = _values(claim, rows, scores, settings)
         with database.transaction() as session:
-            _write(session, claim, values, scored)
+            _write(session, claim, values, scores.failure)
     with database.transaction() as session:
         return bool(session.scalar(_WAITS_FOR_PLAN, {"batch": batch_id}))
 
@@ -106,34 +120,43 @@ def _read(database: Database, claim: _Claim) -> Sequence[Any]:
         return session.execute(query.order_by(Request.line)).all()
 
 
-def _quality(claim: _Claim, rows: Sequence[Any], settings: Settings, routers: RouterSource) -> tuple[Floats, bool]:
-    """Qualities of shape (n, m), and whether a router gave them. Threshold mode takes win rates as published."""
+def _scores(claim: _Claim, rows: Sequence[Any], settings: Settings, routers: RouterSource) -> _Scores:
+    """The router's qualities, or constant ones. Threshold mode takes win rates as published."""
     constant = np.full((len(rows), len(claim.candidates)), 0.5, dtype=np.float32)
     if len(claim.candidates) == 1:
-        return constant, False
+        return _Scores(constant, scored=False)
     constant[:, 1:] += UNSCORED_GAIN / 2
     if claim.attempt > settings.score.max_attempts:
-        return constant, False
+        return _Scores(constant, scored=False, failure=f"The router {claim.router!r} ended the process that ran it.")
     try:
         router = routers.get(claim.router)
         prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
         if claim.mode != "threshold":
-            return router.score(prompts, claim.candidates)[0], True
+            return _Scores(router.score(prompts, claim.candidates)[0], scored=True)
         rates = router.win_rates(prompts, claim.candidates[-1], claim.candidates[0])
-        return np.column_stack([constant[:, 0], rates]), True
-    except Exception:
+        return _Scores(np.column_stack([constant[:, 0], rates]), scored=True)
+    except Exception as error:
         # Whatever a router fails at, the batch outlives it; before the last attempt the error is the caller's to log.
         if claim.attempt < settings.score.max_attempts:
             raise
-        return constant, False
+        log.exception("batch %s: lines %d to %d go on unscored", claim.batch_id, claim.first_line, claim.last_line)
+        return _Scores(constant, scored=False, failure=_failure(claim.router, error))
 
 
-def _values(claim: _Claim, rows: Sequence[Any], quality: Floats, scored: bool, settings: Settings) -> dict[str, Any]:
+def _failure(router: str, error: Exception) -> str:
+    """What a client is told. Only errors that are made for clients are quoted: others may name the operator's files."""
+    if isinstance(error, ScoringError | ClientError):
+        return mask(str(error), 300)
+    return f"The router {router!r} failed ({type(error).__name__}); the score worker's log says more."
+
+
+def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, settings: Settings) -> dict[str, Any]:
     """What is written, by parameter of the update."""
     prices = price_book(settings)
     columns = Columns.of(rows)
     cost = expected_costs(columns, claim.candidates, settings, prices)
-    win_rate = quality[:, -1] if scored else None
+    quality = scores.quality
+    win_rate = quality[:, -1] if scores.scored else None
     ratio = rank(claim.mode, win_rate, quality, cost)
     return {
         "batch": claim.batch_id,
@@ -151,11 +174,12 @@ def _array_texts(rows: list[list[Any]]) -> list[str]:
     return [f"{{{','.join(map(str, row))}}}" for row in rows]
 
 
-def _write(session: Session, claim: _Claim, values: dict[str, Any], scored: bool) -> None:
+def _write(session: Session, claim: _Claim, values: dict[str, Any], failure: str | None) -> None:
     batch = session.get_one(Batch, claim.batch_id, with_for_update={"key_share": True})
     if batch.state is not BatchState.IN_PROGRESS:
         return
     session.execute(_UPDATE, values)
     session.execute(_DONE, {"batch": claim.batch_id, "first": claim.first_line})
-    if not scored and len(claim.candidates) > 1:
+    if failure is not None:
         batch.unscored = True
+        batch.unscored_reason = batch.unscored_reason or failure

@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 from routing_service.batches.score import score
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.errors import ScoringError
 from routing_service.models import Request, RequestState, ScoreRange
 from routing_service.routers import Routers
 from routing_service.routers.base import Floats
@@ -31,9 +32,10 @@ class FailingRouter(RandomRouter):
 
     name = "failing"
 
-    def __init__(self, failures: int = 10**9) -> None:
+    def __init__(self, failures: int = 10**9, error: Exception | None = None) -> None:
         super().__init__()
         self.failures = failures
+        self.error = error or RuntimeError("out of memory")
         self.calls = 0
 
     def get(self, name: str) -> FailingRouter:
@@ -42,7 +44,7 @@ class FailingRouter(RandomRouter):
     def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
         self.calls += 1
         if self.calls <= self.failures:
-            raise RuntimeError("out of memory")
+            raise self.error
         return RandomRouter().score(prompts, models)
 
     def win_rates(self, prompts: Sequence[str], strong: str, weak: str) -> Floats:
@@ -150,7 +152,9 @@ def test_a_range_whose_router_keeps_failing_goes_on_unscored(database: Database,
             score(database, SETTINGS, router, batch_id, 1)
     assert score(database, SETTINGS, router, batch_id, 1)
     rows = rows_of(database, batch_id)
-    assert batch_of(database, batch_id).unscored
+    batch = batch_of(database, batch_id)
+    assert batch.unscored
+    assert batch.unscored_reason == "The router 'random' failed (RuntimeError); the score worker's log says more."
     assert {(row.state, row.win_rate) for row in rows} == {(RequestState.SCORED, None)}
     if mode == "plan":  # cheapest-first
         cost = [row.expected_cost_nano[1] - row.expected_cost_nano[0] for row in rows if row.expected_cost_nano]
@@ -166,14 +170,25 @@ def test_attempts_that_killed_their_process_count(database: Database) -> None:
     router = FailingRouter(failures=0)
     assert score(database, SETTINGS, router, batch_id, 1)
     assert router.calls == 0
-    assert batch_of(database, batch_id).unscored
+    batch = batch_of(database, batch_id)
+    assert (batch.unscored, batch.unscored_reason) == (True, "The router 'random' ended the process that ran it.")
 
 
 def test_an_unknown_router_ends_as_unscored(database: Database) -> None:
     settings = make_settings(score={"max_attempts": 1})
     batch_id = ingested_batch(database, 2, settings, router="oracle")
     assert score(database, settings, Routers(settings), batch_id, 1)
-    assert batch_of(database, batch_id).unscored
+    batch = batch_of(database, batch_id)
+    assert batch.unscored
+    assert (batch.unscored_reason or "").startswith("There is no router 'oracle'.")
+
+
+def test_the_first_reason_of_an_unscored_batch_stays_and_holds_no_key(database: Database) -> None:
+    settings = make_settings(score={"range_lines": 2, "max_attempts": 1})
+    batch_id = ingested_batch(database, 4, settings)
+    for first, said in ((1, "the model 'x' is not rated; sk-abcdefghijkl"), (3, "another")):
+        score(database, settings, FailingRouter(error=ScoringError(said)), batch_id, first)
+    assert batch_of(database, batch_id).unscored_reason == "the model 'x' is not rated; sk-***"
 
 
 def test_a_range_waits_without_an_attempt_while_a_model_is_not_configured(database: Database) -> None:
