@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sandbox": ("cli.sandbox", "sandbox", "Run a simulated OpenAI-compatible upstream."),
 }
 
+# what only routers with an encoder or a language model need
+MODELS = {"accelerate", "gguf", "onnx", "onnxruntime", "peft", "tokenizers", "torch", "transformers"}
 OURS = {"routing_service", "workers", "training", "cli", "migrations", "sandbox", "deploy"}
 
 
@@ -63,9 +65,10 @@ class LazyGroup(click.Group):
             missing = (error.name or "").partition(".")[0]
             if missing in OURS:
                 raise
+            extras = "server,embedded,models" if missing in MODELS else "server,embedded"
             raise click.ClickException(
                 f"this command needs {missing}, which a plain installation leaves out: "
-                "in the checkout, `pip install '.[server,embedded]'`"
+                f"in the checkout, `pip install '.[{extras}]'`"
             ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,22 +1,24 @@
-"""`routebatch train`: files of comparisons become a fitted router, on this machine, without services or a database."""
+"""`routebatch train`: comparisons, from files or the database, become a fitted router in a directory."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.database import database_options
+from cli.method_options import parse_options
+
 if TYPE_CHECKING:
+    from cli.progress import Bars
     from routing_service.routers import Router
     from training.comparisons import Comparisons
     from training.evaluation import Evaluation
     from training.readers import Loaded
 
 LISTED = 10  # bad rows
+DATABASE = "db"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")
 
@@ -35,13 +37,28 @@ class MethodName(click.ParamType[str]):
         return canonical(str(value))
 
 
+class Source(click.ParamType[Path | str]):
+    """A file of comparisons, or `db` for those of the database. (A file of that name is `./db`.)"""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        return DATABASE if value == DATABASE else Path(str(FILE.convert(value, param, ctx)))
+
+
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
 @click.argument("method", type=MethodName())
 @click.option(
-    "--comparisons", "files", type=FILE, multiple=True, required=True, help="Labels; may be given repeatedly."
+    "--comparisons",
+    "sources",
+    type=Source(),
+    multiple=True,
+    required=True,
+    metavar="FILE|db",
+    help="A file, or db: those that the database holds. May be given repeatedly.",
 )
-@click.argument("more", type=FILE, nargs=-1, metavar="[FILE]...")
-@click.option("--strong", help="The strong model's name in the data. Needed where rows name models.")
+@click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...")
+@click.option("--strong", help="The strong model's name in the data. Most methods need it where rows name models.")
 @click.option("--weak", help="The weak model's name in the data.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
@@ -56,10 +73,11 @@ class MethodName(click.ParamType[str]):
     "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@database_options
 def train(
     method: str,
-    files: tuple[Path, ...],
-    more: tuple[Path, ...],
+    sources: tuple[Path | str, ...],
+    more: tuple[Path | str, ...],
     strong: str | None,
     weak: str | None,
     seed: int,
@@ -67,16 +85,17 @@ def train(
     hold_out: float,
     output: Path,
     as_json: bool,
+    state_dir: Path | None,
 ) -> None:
-    """Fit a router on labelled prompts and write it to a directory, which `routebatch score --router` takes.
+    """Fit a router on compared answers and write it to a directory, which `routebatch score --router` takes.
 
-    The files are CSV or JSON lines, plain or gzipped, in a form that is recognised by its columns: outcome tables
-    (prompt, strong_correct, weak_correct), comparisons (prompt, model_a, model_b, outcome), Chatbot Arena, battles with
-    a file of their prompts, or scores (prompt, mixtral_score). Bad rows are left out, counted and named.
+    Files are CSV or JSON lines, plain or gzipped, in a form that is recognised by its columns: outcome tables (prompt,
+    strong_correct, weak_correct), comparisons (prompt, model_a, model_b, outcome), Chatbot Arena, battles with a file
+    of their prompts, or scores (prompt, mixtral_score). Bad rows are left out, counted and named.
     """
-    from cli.progress import spinner
+    from cli.progress import progress_bars
+    from cli.scoring import read_settings
     from routing_service.errors import RoutebatchError
-    from routing_service.settings import Settings
     from training import methods
 
     if (strong is None) != (weak is None):
@@ -84,56 +103,20 @@ def train(
     chosen = methods.method(method)
     options = parse_options(chosen.options, pairs)
     _check_output(output)
+    settings = read_settings()
     try:
-        with spinner("reading"):
-            loaded, fitted, held = _load([*files, *more], strong, weak, hold_out, seed)
-        with spinner(f"fitting {method} on {len(fitted)} comparisons"):
-            router = chosen.fit(fitted, seed=seed, options=options, settings=Settings(), progress=methods.silent)
+        with progress_bars() as bars:
+            loaded = _load([*sources, *more], strong, weak, state_dir, bars)
+        _name_bad_rows(loaded)
+        fitted, held = _parts(loaded.comparisons, hold_out, seed, any_pair=chosen.any_pair)
+        with progress_bars() as bars:
+            router = chosen.fit(fitted, seed=seed, options=options, settings=settings, progress=bars)
             figures = _figures(router, held, seed) if held is not None else None
             router.save(output)
-    except RoutebatchError as error:
+    except (RoutebatchError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    _name_bad_rows(loaded)
     result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
-    _report(result, loaded, fitted, figures, as_json)
-
-
-def parse_options(options: type[Any], pairs: Iterable[str]) -> Any:
-    """A method's options from KEY=VALUE texts, by the types of its dataclass. UsageError names what is wrong."""
-    from routing_service.errors import RoutebatchError
-
-    hints = get_type_hints(options)
-    known = {field.name: hints[field.name] for field in fields(options) if field.init}
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or key not in known:
-            raise click.UsageError(f"--set {pair}: KEY=VALUE is expected, KEY one of: {', '.join(known)}")
-        try:
-            found[key] = _value(value.strip(), known[key])
-        except ValueError as error:
-            raise click.UsageError(f"--set {pair}: {error}") from None
-    try:
-        return options(**found)
-    except (ValueError, RoutebatchError) as error:
-        raise click.UsageError(f"--set: {error}") from None
-
-
-def _value(text: str, kind: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        if text.lower() in ("", "none"):
-            return None
-        kind = next(one for one in get_args(kind) if one is not types.NoneType)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError("true or false is expected")
-        return text.lower() == "true"
-    if kind in (int, float):
-        value = kind(text)
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError("a finite number is expected")
-        return value
-    return text
+    _report(result, loaded, router, figures, as_json)
 
 
 def _check_output(output: Path) -> None:
@@ -143,18 +126,38 @@ def _check_output(output: Path) -> None:
 
 
 def _load(
-    files: list[Path], strong: str | None, weak: str | None, hold_out: float, seed: int
-) -> tuple[Loaded, Comparisons, Comparisons | None]:
-    """What was read, what is fitted on, what is held out."""
-    from training.data import DataError, require_contrast
-    from training.readers import load_comparisons
+    sources: list[Path | str], strong: str | None, weak: str | None, state_dir: Path | None, bars: Bars
+) -> Loaded:
+    from training.readers import Collector, named_pair, read_files
 
-    loaded = load_comparisons(files, strong=strong, weak=weak)
-    held, fitted = loaded.comparisons.split(hold_out, seed)
-    require_contrast(fitted.labels())
-    if hold_out and not len(held):
-        raise DataError(f"{len(loaded.comparisons)} comparisons are too few to hold some out")
-    return loaded, fitted, held if hold_out else None
+    into = Collector(named_pair(strong, weak))
+    read_files([source for source in sources if isinstance(source, Path)], into, bars)
+    if DATABASE in sources:
+        from cli.database import reading
+        from training.database import read_database
+
+        with reading(state_dir) as session:
+            read_database(session, into, bars)
+    return into.loaded()
+
+
+def _parts(
+    comparisons: Comparisons, hold_out: float, seed: int, *, any_pair: bool
+) -> tuple[Comparisons, Comparisons | None]:
+    """What is fitted on, and what is held out. DataError where either would be of no use, before the fit."""
+    from training.data import DataError, require_contrast
+
+    fitted, held = comparisons, None
+    if hold_out:
+        of_pair = len(comparisons.labels())
+        held, fitted = comparisons.split(hold_out, seed)
+        if not len(fitted) or not len(held.of_pair()[0]):
+            raise DataError(f"{of_pair} comparisons of the pair are too few to hold some out")
+    if any_pair:
+        fitted.require_contrast()
+    else:
+        require_contrast(fitted.labels())
+    return fitted, held
 
 
 def _figures(router: Router, held: Comparisons, seed: int) -> Evaluation:
@@ -172,23 +175,32 @@ def _name_bad_rows(loaded: Loaded) -> None:
         click.echo(f"left out: {loaded.counted['bad'] - LISTED:,} more bad rows", err=True)
 
 
-def _report(
-    result: dict[str, Any], loaded: Loaded, fitted: Comparisons, figures: Evaluation | None, as_json: bool
-) -> None:
+def _report(result: dict[str, Any], loaded: Loaded, router: Router, figures: Evaluation | None, as_json: bool) -> None:
     from cli.output import print_json, print_table
-    from routing_service.routers import artifact
 
+    metadata: dict[str, Any] = getattr(router, "metadata", {})
     if as_json:
         bad = [{"file": row.file, "row": row.row, "reason": row.reason} for row in loaded.bad]
         held_out = figures.as_dict() if figures else None
-        metadata = artifact.read(Path(result["output"])).metadata
         print_json({**result, "counted": loaded.counted, "bad": bad, "held_out": held_out, "metadata": metadata})
         return
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in loaded.counted.items() if count or name == "bad"]
-    rows.append(("fitted on", f"{len(fitted):,}"))
+    if (fitted_on := metadata.get("data", {}).get("rows")) is not None:
+        rows.append(("fitted on", f"{fitted_on:,}"))
+    if measured := metadata.get("metrics", {}).get("calibration"):
+        rows.append(("calibration", _calibration(measured)))
     if figures is not None:
         rows += [("held out", f"{figures.prompts:,}"), *_shown(figures)]
     print_table(["router", str(result["output"])], rows, numeric=[str(result["output"])])
+
+
+def _calibration(measured: dict[str, Any]) -> str:
+    """What calibrating did to the squared error on the comparisons that the fit held out for it."""
+    if measured.get("error_before") is None:
+        return f"none: {measured['held_out']:,} held out are too few"
+    before, after, noise = (measured[name] for name in ("error_before", "error_after", "standard_error"))
+    verdict = "applied" if measured["applied"] else "not applied"
+    return f"{verdict}: error {before:.4f}, with it {after:.4f} ± {noise:.4f}, {measured['held_out']:,} held out"
 
 
 def _shown(figures: Evaluation) -> list[tuple[str, str]]:

@@ -111,6 +111,20 @@ class Comparisons:
             listed.append(f"{names[first]} / {names[second]} ({counts[i]} rows)")
         return f"Most common: {', '.join(listed) or 'none, there are no rows'}"
 
+    def require_contrast(self) -> None:
+        """DataError where no model ever fares better than at another time: such data cannot tell prompts apart."""
+        if not len(self):
+            raise DataError("there are no comparisons")
+        low, high = np.full(len(self.models), np.inf), np.full(len(self.models), -np.inf)
+        for model, outcome in ((self.model_a, self.outcome), (self.model_b, 1 - self.outcome)):
+            np.minimum.at(low, model, outcome)
+            np.maximum.at(high, model, outcome)
+        if not (high > low).any():
+            raise DataError(
+                f"all {len(self)} comparisons say the same of each model: a router needs prompts where the models "
+                "differ and prompts where they do not"
+            )
+
     def fingerprint(self) -> str:
         """A sha256 over the comparisons, in their order: data of the same fingerprint give the same router."""
         digest = sha256(json.dumps([self.models, self.pair]).encode())

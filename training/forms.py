@@ -100,7 +100,8 @@ def _responses(strong: str, weak: str) -> Form:
     return Form("responses", frozenset(("prompt", strong, weak)), _outcomes(strong, weak))
 
 
-def _comparison(cells: Cells, prompts: Prompts) -> Reading:
+def comparison(cells: Cells, prompts: Prompts) -> Reading:
+    """A row of our own form, which the database has, too. ValueError with the reason where it cannot be used."""
     source = cells.get("source") or "golden"
     if source not in SOURCES:
         raise ValueError(f"`source` is {str(source)[:40]!r}, not one of {', '.join(sorted(SOURCES))}")
@@ -162,7 +163,7 @@ def _weight(cells: Cells) -> float:
 # The first one whose columns a table has is its form: those that say more stand first.
 FORMS = (
     Form("arena", frozenset(("prompt", "model_a", "model_b", *WINNERS)), _arena, battle=True),
-    Form("comparisons", frozenset(("prompt", "model_a", "model_b", "outcome")), _comparison),
+    Form("comparisons", frozenset(("prompt", "model_a", "model_b", "outcome")), comparison),
     Form("battles", frozenset(("prompt_id", "model_a", "model_b", "preference_b")), _battle, battle=True, by_id=True),
     Form(
         "outcomes", frozenset(("prompt", "strong_correct", "weak_correct")), _outcomes("strong_correct", "weak_correct")

@@ -35,9 +35,14 @@ class Fit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Method:
+    """`any_pair`: its routers know every pair of the data's models, so that none need be named (`ANY_PAIR = True` in
+    its module). Other methods are fitted on `Comparisons.labels`.
+    """
+
     name: str
     options: type[Any]
     fit: Fit
+    any_pair: bool = False
 
 
 def silent(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -50,4 +55,4 @@ def method(name: str) -> Method:
     name = canonical(name)
     module_name, _, options = METHODS[name].partition(":")
     module = import_module(module_name)
-    return Method(name, getattr(module, options), module.fit)
+    return Method(name, getattr(module, options), module.fit, getattr(module, "ANY_PAIR", False))

@@ -24,7 +24,7 @@ COUNTED = ("rows", "used", "bad", "other_models", "short_prompts", "same_model")
 STEP = 1024  # rows between two reports of progress
 NO_RATING = float("nan")
 
-__all__ = ["Collector", "Loaded", "load_comparisons"]
+__all__ = ["Collector", "Loaded", "load_comparisons", "named_pair", "read_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,15 @@ def load_comparisons(
     DataError: a file that cannot be read or whose columns no form has, battles without their prompts, a model of the
     pair that no row is about, no usable row at all.
     """
-    reader = _Reader(Collector(named_pair(strong, weak)))
+    into = Collector(named_pair(strong, weak))
+    read_files(paths, into, progress)
+    return into.loaded()
+
+
+def read_files(paths: Iterable[Path], into: Collector, progress: Progress = silent) -> None:
+    """Add the comparisons of all files. Files of prompts are read before those of battles on them."""
+    reader = _Reader(into)
+    strong, weak = into.pair or (None, None)
     labelled: list[tuple[Path, Form]] = []
     for path in paths:
         with opened(path) as table:
@@ -179,7 +187,6 @@ def load_comparisons(
             raise DataError(f"{path} names prompts by id: give the file with columns prompt_id and prompt, too")
         with opened(path) as table:
             reader.read(table, form, progress)
-    return reader.into.loaded()
 
 
 def named_pair(strong: str | None, weak: str | None) -> Pair | None:
@@ -194,4 +201,5 @@ def named_pair(strong: str | None, weak: str | None) -> Pair | None:
 def _unrecognised(table: Table) -> str:
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in FORMS)
     found = ", ".join(sorted(table.columns))[:300]
-    return f"{table.name}: its columns are those of no form of training data: {found}. Known forms: {known}"
+    hint = "; responses: prompt and a column called after each model, which strong and weak name"
+    return f"{table.name}: its columns are those of no form of training data: {found}. Known forms: {known}{hint}"

@@ -30,14 +30,15 @@ class DataError(RoutebatchError):
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was left out. `row` is the line of the file on which it starts, from 1."""
+    """A row that was left out. `row` is the line of the file on which it starts, from 1; in a database its id."""
 
     file: str
     row: int
     reason: str
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.row}: {self.reason}"
+        return f"{self.file}, {self.unit} {self.row}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from cli.train import parse_options
+from cli.method_options import parse_options
+from training.methods import METHODS
 
 HEADER = "prompt,strong_correct,weak_correct\n"
 
@@ -32,8 +34,25 @@ def outcomes(name: str = "labels.csv", count: int = 60, extra: str = "") -> str:
     return name
 
 
-def train(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["train", "gain", "--output", "router", *arguments])
+def train(*arguments: str, method: str = "gain") -> Result:
+    return CliRunner().invoke(main, ["train", method, "--output", "router", *arguments])
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method that needs no pair of models."""
+    monkeypatch.setitem(METHODS, "fake", "tests.unit.fitted_fake:FakeOptions")
+    return "fake"
+
+
+def pairs(name: str = "pairs.jsonl", count: int = 60, models: tuple[str, ...] = ("big", "small", "other")) -> str:
+    rows = [
+        {"prompt": f"prompt {n}", "model_a": models[n % len(models)], "model_b": models[(n + 1) % len(models)]}
+        | {"outcome": n % 5 / 4}
+        for n in range(count)
+    ]
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
 
 
 def scored(router: str, *prompts: str) -> list[str]:
@@ -72,13 +91,15 @@ def test_json_alone_on_stdout_says_what_was_counted_and_measured() -> None:
     assert found["bad"] == [{"file": "labels.csv", "row": 202, "reason": "`strong_correct` is missing"}]
     assert found["held_out"]["apgr"] > 0.7
     assert 30 < found["held_out"]["prompts"] < 90
-    assert len(found["metadata"]["data"]["fingerprint"]) == len(found["fingerprint"]) == 64
+    data = found["metadata"]["data"]
+    assert len(data["fingerprint"]) == len(found["fingerprint"]) == 64
+    assert data["rows"] == 200 - found["held_out"]["prompts"]
     assert "left out: labels.csv, line 202: `strong_correct` is missing" in result.stderr
 
 
 def test_the_table_shows_rows_and_figures() -> None:
     result = train("--comparisons", outcomes(count=200), "--hold-out", "0.3")
-    for word in ("rows", "fitted on", "held out", "apgr", "random interval", "brier"):
+    for word in ("rows", "fitted on", "calibration", "held out", "apgr", "random interval", "brier"):
         assert word in result.stdout
 
 
@@ -96,8 +117,7 @@ def test_several_files_are_taken_together_however_they_are_named() -> None:
 
 
 def test_models_are_named_where_rows_name_them() -> None:
-    rows = [{"prompt": f"prompt {n}", "model_a": "big", "model_b": "small", "outcome": n % 3 / 2} for n in range(30)]
-    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs(count=30, models=("big", "small"))
     result = train("--comparisons", "pairs.jsonl")
     assert result.exit_code == 1
     assert "big / small (30 rows)" in result.stderr
@@ -105,10 +125,85 @@ def test_models_are_named_where_rows_name_them() -> None:
     assert train("--comparisons", "pairs.jsonl", "--strong", "big").exit_code == 2
 
 
+def test_a_method_for_any_pair_needs_none_named_and_takes_all_models(fake: str) -> None:
+    found = json.loads(train("--comparisons", pairs(), "--json", method=fake).stdout)
+    assert (found["counted"]["used"], found["counted"]["other_models"]) == (60, 0)
+    assert found["metadata"]["data"] == {"fingerprint": found["fingerprint"], "rows": 60}
+    named = json.loads(
+        train("--comparisons", "pairs.jsonl", "--strong", "big", "--weak", "small", "--json", method=fake).stdout
+    )
+    assert (named["counted"]["used"], named["counted"]["other_models"]) == (60, 40)
+    assert named["fingerprint"] != found["fingerprint"]
+
+
+def test_what_is_held_out_is_measured_on_the_pair(fake: str) -> None:
+    arguments = ["--comparisons", pairs(), "--hold-out", "0.4", "--json"]
+    unnamed = train(*arguments, method=fake)
+    assert unnamed.exit_code == 1
+    assert "big / other (20 rows)" in unnamed.stderr
+    found = json.loads(train(*arguments, "--strong", "big", "--weak", "small", method=fake).stdout)
+    assert 3 < found["held_out"]["prompts"] < 16  # of the 20 that compare the two
+
+
+def test_models_that_the_data_do_not_know_are_named(fake: str) -> None:
+    for method in ("gain", fake):
+        result = train("--comparisons", pairs(), "--strong", "big", "--weak", "tiny", method=method)
+        assert result.exit_code == 1
+        assert "no usable row compares big with tiny" in result.stderr
+        assert "big / small (20 rows)" in result.stderr
+        assert not Path("router").exists()
+
+
+def test_a_pair_that_was_never_compared_itself_is_for_methods_for_any_pair(fake: str) -> None:
+    rows = [("big", "small"), ("big", "other")] * 10
+    lines = ({"prompt": f"p{n}", "model_a": a, "model_b": b, "outcome": n % 3 / 2} for n, (a, b) in enumerate(rows))
+    Path("pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["--comparisons", "pairs.jsonl", "--strong", "small", "--weak", "other"]
+    assert train(*arguments, method=fake).exit_code == 0
+    result = train(*arguments)
+    assert result.exit_code == 1
+    assert "no usable row compares small with other" in result.stderr
+
+
+def test_the_table_says_what_calibration_did(fake: str) -> None:
+    Path("labels.csv").write_text(HEADER + "".join(f"prompt {n},1,{int(n % 8 == 0)}\n" for n in range(400)))
+    result = train("--comparisons", "labels.csv", method=fake)
+    assert re.search(r"applied: error 0\.2187, with it 0\.02\d+ ± 0\.\d+, 400 held out", result.stdout)
+    result = train("--comparisons", outcomes(count=60), method=fake)
+    assert "none: 60 held out are too few" in result.stdout
+
+
+def test_a_fit_without_its_packages_says_what_to_install(fake: str) -> None:
+    result = train("--comparisons", pairs(), "--set", "trouble=torch", method=fake)
+    assert result.exit_code == 1
+    assert "this command needs torch" in result.stderr
+    assert "pip install '.[server,embedded,models]'" in result.stderr
+
+
+def test_a_full_disk_and_a_wrong_configuration_are_one_line(fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train("--comparisons", pairs(), "--set", "trouble=disk", method=fake)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in result.stderr
+    monkeypatch.setenv("ROUTEBATCH_ROUTING__DEVICE", "abacus")
+    result = train("--comparisons", pairs(), method=fake)
+    assert result.exit_code == 1
+    assert "the configuration is wrong" in result.stderr
+
+
+def test_without_a_database_its_comparisons_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(Path.cwd()))
+    result = train("--comparisons", "db")
+    assert result.exit_code == 1
+    assert "no stack runs" in result.stderr
+    outcomes("db")
+    assert train("--comparisons", "./db").exit_code == 0
+
+
 @pytest.mark.parametrize("rows", ["only,1,0\n", "a,1,0\nb,1,0\nc,1,0\n", "a,1,1\nb,0,0\n"])
-def test_data_without_contrast_are_refused(rows: str) -> None:
+@pytest.mark.parametrize("method", ["gain", "fake"])
+def test_data_without_contrast_are_refused(rows: str, method: str, fake: str) -> None:
     Path("labels.csv").write_text(HEADER + rows)
-    result = train("--comparisons", "labels.csv")
+    result = train("--comparisons", "labels.csv", method=method)
     assert result.exit_code == 1
     assert "say the same" in result.stderr
     assert not Path("router").exists()
