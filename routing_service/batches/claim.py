@@ -110,6 +110,7 @@ class _Taking:
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
         self.homeless: list[Row[Any]] = []  # pinned to a model that is no longer configured
+        self.cheap_is_full = slots.get(plan.cheapest, 0) <= 0  # its requests were not looked at
         self.pause = False
 
     def consider(self, row: Row[Any]) -> None:
@@ -172,6 +173,8 @@ class _Taking:
             self.result.waiting = True
         elif self.plan.stops:
             self._end(choice.row, self.unaffordable)
+        elif self.cheap_is_full:
+            self.result.waiting = True
         else:
             self.pause = self.result.closed = True
 

@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 
 from routing_service import ledger
@@ -17,7 +16,6 @@ from routing_service.batches.pump import Pump
 from routing_service.batches.settle import Result, settle
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.errors import LeaseLostError
 from routing_service.models import Batch, Budget
 from routing_service.outcomes import LOST, RetryPolicy
 from routing_service.pricing import price_book
@@ -192,24 +190,6 @@ def test_pinned_requests_go_where_they_are_pinned(database: Database) -> None:
         rows = session.execute(text("select model, reason from requests order by line"))
         assert [tuple(row) for row in rows] == [("strong", "pinned"), ("weak", "pinned")]
     assert _states(database, batch_id) == {"succeeded": 2}
-
-
-def test_clear_cases_are_claimed_before_marginal_ones(database: Database) -> None:
-    batch_id = _plan(database, [Planned(ratio=r) for r in (1.1, 5.0, 0.9, 0.1)], shadow_price=1.0)
-    settings = _settings("http://127.0.0.1:9/v1", bite=1)
-    held = lease.open_lease(database, 30)
-    with database.transaction() as session:
-        got = claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
-    assert sorted(ticket.line for ticket in got.tickets) == [2, 4]
-
-
-def test_a_pump_whose_lease_ran_out_claims_nothing(database: Database) -> None:
-    batch_id = _plan(database, [Planned()])
-    settings = _settings("http://127.0.0.1:9/v1")
-    held = lease.open_lease(database, 30)
-    lease.close_lease(database, held)
-    with pytest.raises(LeaseLostError), database.transaction() as session:
-        claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
 
 
 def test_the_sweep_charges_a_dead_pumps_calls_in_full_and_frees_its_requests(database: Database) -> None:

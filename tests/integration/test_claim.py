@@ -1,0 +1,68 @@
+"""Claiming a bite on a real Postgres: order, leases, and when a batch stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from routing_service.batches import lease
+from routing_service.batches.claim import claim
+from routing_service.db import Database
+from routing_service.errors import LeaseLostError
+from routing_service.models import Batch
+from routing_service.pricing import price_book
+from tests.factories import make_settings
+from tests.planned import Planned, make_planned_batch
+
+SLOTS = {"weak": 100, "strong": 100}
+
+
+def _plan(database: Database, requests: Sequence[Planned], **options: Any) -> str:
+    with database.transaction() as session:
+        return make_planned_batch(session, requests, **options)
+
+
+def test_clear_cases_are_claimed_before_marginal_ones(database: Database) -> None:
+    batch_id = _plan(database, [Planned(ratio=r) for r in (1.1, 5.0, 0.9, 0.1)], shadow_price=1.0)
+    settings = make_settings(dispatch={"bite": 1})
+    held = lease.open_lease(database, 30)
+    with database.transaction() as session:
+        got = claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
+    assert sorted(ticket.line for ticket in got.tickets) == [2, 4]
+
+
+def test_a_pump_whose_lease_ran_out_claims_nothing(database: Database) -> None:
+    batch_id = _plan(database, [Planned()])
+    settings = make_settings()
+    held = lease.open_lease(database, 30)
+    lease.close_lease(database, held)
+    with pytest.raises(LeaseLostError), database.transaction() as session:
+        claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
+
+
+def test_a_batch_is_not_paused_while_its_cheap_requests_only_wait_for_a_slot(database: Database) -> None:
+    """The pinned line can never be paid for; the others can, as soon as the cheap model has a free slot."""
+    pinned = Planned(ratio=float("inf"), pinned="strong", output_cap=512)
+    batch_id = _plan(database, [pinned, Planned()], budget_nano=1_000_000, options={"on_budget": "wait"})
+    settings = make_settings()
+    held = lease.open_lease(database, 30)
+
+    def claimed(weak_slots: int) -> list[int]:
+        with database.transaction() as session:
+            slots = {"weak": weak_slots, "strong": 100}
+            return [
+                t.line for t in claim(session, settings, price_book(settings), held.pump_id, batch_id, slots).tickets
+            ]
+
+    def paused() -> str | None:
+        with database.transaction() as session:
+            return session.get_one(Batch, batch_id).paused
+
+    assert (claimed(0), paused()) == ([], None)
+    assert (claimed(1), paused()) == ([2], None)
+    with database.transaction() as session:
+        session.execute(text("update budgets set reserved_nano = 0"))  # as if the call in flight had been settled
+    assert (claimed(1), paused()) == ([], "budget")
