@@ -29,11 +29,12 @@ TIES = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """Comparisons of 64 models, each on a prompt of its own; vectors of those prompts and of the queries."""
+    """Comparisons of 64 models, each on a prompt of its own, queries, and the vectors of both."""
 
     comparisons: Comparisons
-    vectors: dict[str, Floats]  # by text
     queries: list[str]
+    prompt_vectors: Floats
+    query_vectors: Floats
 
 
 class TableEncoder:
@@ -42,12 +43,14 @@ class TableEncoder:
     spec = "table"
     identity = "table"
 
-    def __init__(self, vectors: dict[str, Floats]) -> None:
+    def __init__(self, texts: list[str], vectors: Floats) -> None:
         self._vectors = vectors
-        self.dimensions = len(next(iter(vectors.values())))
+        self._rows = {text: row for row, text in enumerate(texts)}
+        self.dimensions = vectors.shape[1]
 
     def encode(self, texts: Sequence[str], progress: object = None) -> Floats:
-        return np.stack([self._vectors[text] for text in texts])
+        found: Floats = self._vectors[[self._rows[text] for text in texts]]
+        return found
 
 
 def vectors(count: int, dimensions: int, rng: np.random.Generator) -> Floats:
@@ -75,7 +78,7 @@ def make_arena(count: int, queries: int, dimensions: int, seed: int = 0) -> Aren
     comparisons = Comparisons(
         texts, models, rows, a.astype(np.int32), b.astype(np.int32), outcome, np.ones(count), ["arena"] * count
     )
-    return Arena(comparisons, dict(zip([*texts, *asked], drawn, strict=True)), asked)
+    return Arena(comparisons, asked, drawn[:count], drawn[count:])
 
 
 def _models() -> list[str]:
@@ -97,8 +100,7 @@ def write_arena(arena: Arena, directory: Path) -> None:
     }
     (directory / "battles.json").write_text(json.dumps(battles), encoding="utf-8")
     (directory / "queries.json").write_text(json.dumps(arena.queries), encoding="utf-8")
-    of_battles, of_queries = (np.stack([arena.vectors[t] for t in texts]) for texts in (data.prompts, arena.queries))
-    np.savez(directory / "vectors.npz", battles=of_battles, queries=of_queries)
+    np.savez(directory / "vectors.npz", battles=arena.prompt_vectors, queries=arena.query_vectors)
 
 
 def write_factors(directory: Path, dimensions: int, seed: int = 0) -> Path:

