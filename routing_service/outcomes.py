@@ -22,6 +22,7 @@ from routing_service.settings import DispatchSettings, ModelSettings
 
 SECRET = re.compile(r"\b(sk|rb|pk|key)-[A-Za-z0-9_\-*]{6,}")
 RETRIED = {408, 409, 425, 429}
+MOST_TOKENS = 2**31 - 1  # that an attempt's row keeps
 _ERROR_FIELDS = ("code", "type", "message")
 
 
@@ -158,7 +159,13 @@ def _usage(usage: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+    """A count of tokens. One beyond all bounds is nonsense, but not a missing one: as the most that can be kept it is
+    above any reservation, so its model stops. (JSON's whole numbers beyond 64 bits come as floats.)"""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        return None
+    if value > MOST_TOKENS:
+        return MOST_TOKENS
+    return value if isinstance(value, int) else None
 
 
 def _detail(usage: dict[str, Any], group: str, name: str, at_most: int) -> int:

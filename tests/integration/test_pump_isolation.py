@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import text
 
 from routing_service import ledger
+from routing_service.batches.claim_rows import stopped_models
 from routing_service.batches.pump import Pump
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
@@ -125,3 +126,20 @@ def test_an_answer_with_an_unprintable_request_id_is_kept(database: Database) ->
     with raw_upstream(http(body, b"X-Request-Id: r\xff\x01-1")) as url:
         _pump(database, _settings(url))
     assert _rows(database, "select distinct state, request_id from requests") == [("succeeded", "r-1")]
+
+
+def test_a_usage_beyond_all_bounds_is_settled_up_to_the_limit_and_stops_its_model(database: Database) -> None:
+    with database.transaction() as session:
+        make_planned_batch(session, _prompts(1), budget_nano=1_000_000)
+    body = b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e19, "completion_tokens": 9}}'
+    with raw_upstream(http(body)) as url:
+        settings = _settings(url)
+        _pump(database, settings)
+    ((settled, overrun),) = _rows(database, "select settled_nano, overrun_nano from budgets")
+    assert settled == 1_000_000
+    assert overrun > 10**11
+    assert _rows(database, "select input_tokens from attempts") == [(2**31 - 1,)]
+    assert _rows(database, "select state from requests") == [("succeeded",)]
+    with database.transaction() as session:
+        assert ledger.verify(session) == []
+        assert stopped_models(session, settings) == {"weak"}

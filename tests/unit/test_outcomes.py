@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,16 @@ from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, mask, re
 from routing_service.settings import ModelSettings
 
 MODEL = ModelSettings(name="m", base_url="http://127.0.0.1:9/v1")
+NAMES = st.sampled_from(
+    [
+        "prompt_tokens",
+        "completion_tokens",
+        "prompt_tokens_details",
+        "completion_tokens_details",
+        "cached_tokens",
+        "reasoning_tokens",
+    ]
+)
 ANSWER = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "4"}}],
     "usage": {
@@ -44,6 +55,32 @@ def test_an_answer_without_usable_usage_is_settled_in_full(usage: Any) -> None:
     outcome = _read(200, ANSWER | {"usage": usage})
     assert outcome.answered
     assert (outcome.basis, outcome.usage) == (EntryBasis.ESTIMATED, None)
+
+
+@pytest.mark.parametrize("tokens", ["2147483647", "2147483648", "18446744073709551616", "1e300"])
+def test_a_usage_beyond_all_bounds_counts_as_the_most_that_can_be_kept(tokens: str) -> None:
+    """Not as a missing one: it is above any reservation, so its model stops."""
+    raw = json.dumps(ANSWER).replace('"prompt_tokens": 10', f'"prompt_tokens": {tokens}').encode()
+    outcome = _read(200, raw)
+    assert (outcome.basis, outcome.usage) == (EntryBasis.USAGE, Usage(2**31 - 1, 5, 4, 2))
+
+
+@given(usage=st.recursive(st.integers() | st.floats() | st.text() | st.none(), lambda x: st.dictionaries(NAMES, x)))
+def test_any_usage_gives_counts_that_can_be_kept_or_none(usage: Any) -> None:
+    outcome = read_answer(200, {}, orjson.dumps(ANSWER | {"usage": _sixty_four_bits(usage)}), MODEL)
+    assert outcome.answered
+    if outcome.usage:
+        kept = outcome.usage
+        assert all(0 <= n < 2**31 for n in (kept.input, kept.output, kept.cached, kept.reasoning))
+        assert kept.cached <= kept.input
+        assert kept.reasoning <= kept.output
+
+
+def _sixty_four_bits(value: Any) -> Any:
+    """What JSON can say of it."""
+    if isinstance(value, dict):
+        return {name: _sixty_four_bits(part) for name, part in value.items()}
+    return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
 @pytest.mark.parametrize("choices", [[], None, ["x"], [{"message": None}], "text"])
