@@ -20,6 +20,8 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 METHODS = {
     "ensemble": "training.ensemble:EnsembleOptions",
     "gain": "training.gain:GainOptions",
+    "matrix_factorization": "training.matrix_factorization:MatrixFactorizationOptions",
+    "similarity_weighted": "training.similarity_weighted:SimilarityWeightedOptions",
 }
 
 

@@ -20,7 +20,9 @@ DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 METHODS = {
     "ensemble": "routing_service.routers.ensemble:EnsembleRouter",
     "gain": "routing_service.routers.gain:GainRouter",
+    "matrix_factorization": "routing_service.routers.matrix_factorization:MatrixFactorizationRouter",
     "random": "routing_service.routers.random:RandomRouter",
+    "similarity_weighted": "routing_service.routers.similarity_weighted:SimilarityWeightedRouter",
 }
 ALIASES = {"sw_ranking": "similarity_weighted", "mf": "matrix_factorization"}
 
