@@ -1,10 +1,17 @@
-"""Small sets of labels to fit routers on, and prompts of the kinds that break things."""
+"""Small sets of labels to fit routers on, files of them, and prompts of the kinds that break things."""
 
 from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from training.data import Labels
+from training.readers import Loaded, load_comparisons
 
 ODD = ["", "ü", "一个正方形的面积是多少？", "ما هو حاصل ضرب ٦ في ٧؟", "\ud800", "9" * 5000, "why " * 25_000, "\nA. "]
 
@@ -22,3 +29,31 @@ def sums(n: int, seed: int = 0) -> Labels:
     words = [draw.choice(topics[0 if h else 1], 4) for h in hard]
     prompts = [f"Tell me {number} things of {' '.join(w)}" for number, w in enumerate(words)]
     return labels(prompts, np.where(hard, draw.random(n) < 0.8, draw.random(n) < 0.1).astype(float).tolist())
+
+
+OUTCOMES = "prompt,strong_correct,weak_correct\n"  # the header of a table of outcomes
+
+
+def table(rows: list[list[Any]], delimiter: str = ",") -> str:
+    """The text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows(rows)
+    return out.getvalue()
+
+
+def lines(*values: object) -> str:
+    """The text of a file of JSON lines."""
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def load(
+    directory: Path, content: str | bytes, name: str = "data.csv", strong: str | None = None, weak: str | None = None
+) -> Loaded:
+    """What a file of that content holds."""
+    path = directory / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load_comparisons([path], strong=strong, weak=weak)
+
+
+def loaded_labels(found: Loaded) -> Labels:
+    return found.comparisons.labels()
