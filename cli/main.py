@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("cli.stack", "doctor", "Say what is installed, configured and running."),
     "keys": ("cli.keys", "keys", "Create, list and revoke API keys."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
+    "prune": ("cli.prune", "prune", "Remove old uploads."),
     "report": ("cli.report", "report", "Cost reports."),
     # routers: files on this machine
     "train": ("cli.train", "train", "Fit a router on labelled prompts."),

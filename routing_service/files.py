@@ -8,14 +8,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from io import SEEK_END
 from typing import IO, Any, Literal
 
-from sqlalchemy import delete, func, insert, or_, select, tuple_
+from sqlalchemy import Select, delete, func, insert, or_, select, text, tuple_
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from routing_service.db import Database
-from routing_service.errors import ConflictError, NotFoundError
+from routing_service.errors import ConflictError, NotFoundError, TooLargeError
 from routing_service.models import Batch, BatchState, File, FileChunk, FilePurpose
 
 CHUNK_BYTES = 256 * 1024
@@ -27,9 +28,20 @@ def new_file_id() -> str:
 
 
 def store(
-    session: Session, api_key_id: str, filename: str, content: IO[bytes], expires_after: timedelta | None = None
+    session: Session,
+    api_key_id: str,
+    filename: str,
+    content: IO[bytes],
+    expires_after: timedelta | None = None,
+    *,
+    max_stored_bytes: int,
 ) -> File:
-    """Store an upload, chunk by chunk. With the transaction rolled back, nothing of it is left."""
+    """Store an upload, chunk by chunk. With the transaction rolled back, nothing of it is left.
+
+    Raises TooLargeError (`storage_limit_exceeded`) if the key's uploads would hold more than `max_stored_bytes`.
+    """
+    _check_room(session, api_key_id, content.seek(0, SEEK_END), max_stored_bytes)
+    content.seek(0)
     now = session.scalars(select(func.now())).one()
     file = File(
         id=new_file_id(),
@@ -49,7 +61,22 @@ def store(
         file.bytes += len(data)
         number += 1
     session.flush()
+    # Again, for uploads beside this one: whoever ends later sees the others.
+    session.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"files:{api_key_id}"})
+    _check_room(session, api_key_id, 0, max_stored_bytes)
     return file
+
+
+def _check_room(session: Session, api_key_id: str, more: int, max_stored_bytes: int) -> None:
+    uploads = (File.api_key_id == api_key_id, File.purpose == FilePurpose.BATCH, *_alive())
+    stored = int(session.scalar(select(func.coalesce(func.sum(File.bytes), 0)).where(*uploads)) or 0)
+    if stored + more > max_stored_bytes:
+        raise TooLargeError(
+            f"your files would hold {stored + more} bytes together, more than the limit of {max_stored_bytes};"
+            " delete those that you no longer need",
+            code="storage_limit_exceeded",
+            param="file",
+        )
 
 
 def get(session: Session, api_key_id: str, file_id: str, *, lock: Literal["share", "update"] | None = None) -> File:
@@ -90,13 +117,51 @@ def list_files(
 def delete_file(session: Session, api_key_id: str, file_id: str) -> None:
     """Delete a file and its content. One that a batch is still to read is refused: a moment later it works."""
     file = get(session, api_key_id, file_id, lock="update")
-    reader = select(Batch.id).where(Batch.input_file_id == file.id, Batch.state == BatchState.VALIDATING).limit(1)
-    if batch_id := session.scalar(reader):
+    if batch_id := session.scalar(_readers(file.id)):
         raise ConflictError(
             f"File {file_id} is being read by batch {batch_id}; try again in a moment.", code="file_in_use", param="id"
         )
+    _remove(session, file)
+
+
+def remove_expired(session: Session) -> File | None:
+    """Remove an expired upload with its content; None if there is none that no batch is still to read."""
+    return _remove_one(session, File.expires_at <= func.now())
+
+
+def remove_older(session: Session, age: timedelta) -> File | None:
+    """Remove an upload of that age or older with its content; None if there is none that no batch is still to read."""
+    return _remove_one(session, File.created_at <= func.now() - age)
+
+
+def count_older(session: Session, age: timedelta) -> tuple[int, int]:
+    """How many uploads `remove_older` would find, and their bytes."""
+    query = select(func.count(), func.coalesce(func.sum(File.bytes), 0))
+    files, size = session.execute(query.where(*_removable(File.created_at <= func.now() - age))).one()
+    return files, int(size)
+
+
+def _removable(condition: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...]:
+    return File.purpose == FilePurpose.BATCH, File.deleted_at.is_(None), condition, ~_readers(File.id).exists()
+
+
+def _remove_one(session: Session, condition: ColumnElement[bool]) -> File | None:
+    query = select(File).where(*_removable(condition)).order_by(File.created_at).limit(1)
+    file = session.scalar(query.with_for_update(skip_locked=True))
+    if file is None or session.scalar(_readers(file.id)):  # a batch that was created since the row was looked for
+        return None
+    _remove(session, file)
+    return file
+
+
+def _remove(session: Session, file: File) -> None:
     file.deleted_at = session.scalar(select(func.now()))
     session.execute(delete(FileChunk).where(FileChunk.file_id == file.id))
+
+
+def _readers(file_id: Any) -> Select[str]:
+    """A batch that is still to read the file."""
+    return select(Batch.id).where(Batch.input_file_id == file_id, Batch.state == BatchState.VALIDATING).limit(1)
 
 
 def chunks(database: Database, file_id: str) -> Iterator[bytes]:

@@ -118,6 +118,7 @@ class BudgetSettings(Section):
 
 class LimitSettings(Section):
     max_file_bytes: int = Field(1_000_000_000, ge=1)
+    max_stored_bytes_per_key: int = Field(10_000_000_000, ge=1)  # of its uploads together
     max_lines: int = Field(1_000_000, ge=1)
     max_line_bytes: int = Field(1_000_000, ge=1)
     max_json_depth: int = Field(32, ge=2)

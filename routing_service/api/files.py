@@ -82,7 +82,14 @@ def file_object(file: File) -> dict[str, Any]:
 
 def _store(services: Services, key_id: str, upload: uploads.Upload) -> File:
     with services.database.transaction() as session:
-        return files.store(session, key_id, upload.filename, upload.content, upload.expires_after)
+        return files.store(
+            session,
+            key_id,
+            upload.filename,
+            upload.content,
+            upload.expires_after,
+            max_stored_bytes=services.settings.limits.max_stored_bytes_per_key,
+        )
 
 
 def _content(services: Services, file: File) -> Iterator[bytes]:

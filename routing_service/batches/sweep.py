@@ -10,6 +10,7 @@ import random
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service import files
 from routing_service.batches.pausing import resume_with_models
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
@@ -22,9 +23,11 @@ CHUNK = 500
 
 
 def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
-    """Recover abandoned attempts, resume what may go on, then announce again what waits."""
+    """Recover abandoned attempts, remove expired files, resume what may go on, then announce again what waits."""
     policy = RetryPolicy.of(settings.dispatch)
     while _recover_chunk(database, policy):
+        pass
+    while _remove_expired_file(database):
         pass
     after_s = settings.sweep.announce_after_s
     with database.transaction() as session:
@@ -85,6 +88,12 @@ def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
         results = [Result(r[0], r[1], r[2], r[3], Price(r[4], r[5], r[6]), LOST) for r in rows]
         settle(session, results, policy, random.Random())  # noqa: S311
         return bool(rows)
+
+
+def _remove_expired_file(database: Database) -> bool:
+    """Remove one file that nobody can see any more. Each is a transaction of its own: one may hold a gigabyte."""
+    with database.transaction() as session:
+        return files.remove_expired(session) is not None
 
 
 def _stale_batches(session: Session, condition: str, after_s: float) -> list[str]:

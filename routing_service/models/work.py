@@ -64,6 +64,7 @@ class File(Base):
             text("id desc"),
             postgresql_where="deleted_at is null",
         ),
+        Index("ix_files_expiry", "expires_at", postgresql_where="deleted_at is null and expires_at is not null"),
     )
 
 
