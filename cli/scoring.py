@@ -82,11 +82,11 @@ def find_router(wanted: str | None, settings: Settings | None = None) -> Router:
     name = wanted or settings.routing.router
     names = router_names(settings)
     with spinner(f"loading the router {name}"):
+        if canonical(name) not in names and Path(name).is_dir():
+            return load_router(Path(name), settings)
         if canonical(name) in (*METHODS, *names):
             return make_router(name, settings)
-        if not Path(name).is_dir():
-            raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")
-        return load_router(Path(name), settings)
+    raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")
 
 
 @contextmanager
