@@ -37,8 +37,9 @@ def calibrated(rates: Vector, outcome: Vector, weight: Vector, *, seed: int) -> 
     prompts that the fit has not seen; how they came out; what each counts for.
 
     A logistic line through the log-odds of one half is judged on the other half, both ways. It is applied where the
-    mean squared error falls by more than the standard error of its fall: less is noise. With fewer than 100
-    comparisons there is no line, and `std` is unknown. DataError for win rates that are no numbers.
+    mean squared error falls by more than the standard error of its fall: less is noise. `std` is what win rates are off
+    by, as far as these comparisons can tell: their misfit beyond chance, and the doubt that so few leave of the line.
+    With fewer than 100 comparisons there is no line, and `std` is unknown. DataError for win rates that are no numbers.
     """
     rates, outcome, weight = (np.asarray(values, float) for values in (rates, outcome, weight))
     if not (np.isfinite(rates).all() and np.isfinite(outcome).all() and (np.isfinite(weight) & (weight > 0)).all()):
@@ -54,25 +55,36 @@ def calibrated(rates: Vector, outcome: Vector, weight: Vector, *, seed: int) -> 
         noise = float(np.sqrt(np.square(share) @ np.square(before - after - fall)))
         measured = {"error_before": float(share @ before), "error_after": float(share @ after), "standard_error": noise}
         applied = fall > noise
-        std = _off_by(crossed if applied else rates, outcome, weight, seed=seed)
-        calibration = replace(_line(rates, outcome, weight) if applied else calibration, std=std)
+        line = _line(rates, outcome, weight)
+        misfit = _misfit(crossed if applied else rates, outcome, weight, seed)
+        std = np.sqrt(max(misfit, 0.0) + _doubt(line, rates, weight))
+        calibration = replace(line if applied else calibration, std=min(float(std), 1.0))
     return calibration, {"applied": applied, "held_out": len(rates), **measured, **calibration.as_dict()}
 
 
-def _off_by(rates: Vector, outcome: Vector, weight: Vector, *, seed: int) -> float:
-    """What win rates are off by: the root of the mean squared distance of rate and outcome over ten bins of as many
-    comparisons, less what chance alone would put there.
+def _misfit(rates: Vector, outcome: Vector, weight: Vector, seed: int) -> float:
+    """The mean square of what win rates are off by: the distance of mean rate and mean outcome over ten bins of as many
+    comparisons, less what chance alone would put there. Below 0 where there is less than that.
     """
     # Equal rates stand in a random order: that of the file may go with the outcome.
     order = np.lexsort((np.random.default_rng(seed).random(len(rates)), rates))
     total = 0.0
-    for rows in np.array_split(order, min(BINS, len(rates) // 2)):
+    for rows in np.array_split(order, BINS):
         share = weight[rows] / weight[rows].sum()
         distance = rates[rows] - outcome[rows]
         mean = float(share @ distance)
         chance = np.square(share) @ np.square(distance - mean) * len(rows) / (len(rows) - 1)
         total += float(weight[rows].sum()) * (mean**2 - chance)
-    return float(np.sqrt(max(total / weight.sum(), 0)))
+    return total / float(weight.sum())
+
+
+def _doubt(line: Calibration, rates: Vector, weight: Vector) -> float:
+    """The mean variance of win rates that comes of the line's own: so few comparisons leave it open."""
+    columns = _columns(rates)
+    at = np.array([line.scale, line.offset])
+    slope = _slope(at @ columns)
+    spread = np.linalg.solve(_curvature(columns, slope, _effective(weight)), columns)
+    return float(np.average(np.square(slope) * (columns * spread).sum(0), weights=weight))
 
 
 def _crossed(rates: Vector, outcome: Vector, weight: Vector, seed: int) -> Vector:
@@ -85,15 +97,36 @@ def _crossed(rates: Vector, outcome: Vector, weight: Vector, seed: int) -> Vecto
 
 
 def _line(rates: Vector, outcome: Vector, weight: Vector) -> Calibration:
-    """Logistic regression of the outcome on the log-odds. A weight is relative to the others'."""
-    clipped = np.clip(rates, EDGE, 1 - EDGE)
-    columns = np.stack([np.log(clipped) - np.log1p(-clipped), np.ones_like(rates)])
-    share = weight / weight.mean()
-    found = _newton(columns, outcome, share, np.array([1.0, 0.0]), free=np.array([True, True]))
+    """Logistic regression of the outcome on the log-odds."""
+    columns, weight = _columns(rates), _effective(weight)
+    found = _newton(columns, outcome, weight, np.array([1.0, 0.0]), free=np.array([True, True]))
     scale = float(np.clip(found[0], *SCALE))
     if scale != found[0]:
-        found = _newton(columns, outcome, share, np.array([scale, 0.0]), free=np.array([False, True]))
+        found = _newton(columns, outcome, weight, np.array([scale, 0.0]), free=np.array([False, True]))
     return Calibration(float(found[0]), float(found[1]))
+
+
+def _columns(rates: Vector) -> Vector:
+    """Log-odds and ones, shape (2, n)."""
+    clipped = np.clip(rates, EDGE, 1 - EDGE)
+    return np.stack([np.log(clipped) - np.log1p(-clipped), np.ones_like(rates)])
+
+
+def _effective(weight: Vector) -> Vector:
+    """Weights whose sum is the number of comparisons that they are worth."""
+    return np.asarray(weight * (weight.sum() / np.square(weight).sum()), np.float64)
+
+
+def _slope(z: Vector) -> Vector:
+    """Of the sigmoid: p (1 - p)."""
+    slope: Vector = np.exp(-np.logaddexp(0, z) - np.logaddexp(0, -z))
+    return slope
+
+
+def _curvature(columns: Vector, slope: Vector, weight: Vector) -> Vector:
+    """Of the penalised cross-entropy in scale and offset."""
+    curvature: Vector = (columns * (weight * slope)) @ columns.T + PRIOR * np.eye(2)
+    return curvature
 
 
 def _newton(columns: Vector, outcome: Vector, weight: Vector, start: Vector, *, free: npt.NDArray[np.bool_]) -> Vector:
@@ -106,9 +139,9 @@ def _newton(columns: Vector, outcome: Vector, weight: Vector, start: Vector, *, 
 
     at, value = start, loss(start)
     for _ in range(NEWTON_STEPS):
-        rate = np.exp(-np.logaddexp(0, -(at @ columns)))
-        gradient = columns @ (weight * (rate - outcome)) + PRIOR * (at - prior)
-        hessian = (columns * (weight * rate * (1 - rate))) @ columns.T + PRIOR * np.eye(2)
+        z = at @ columns
+        gradient = columns @ (weight * (np.exp(-np.logaddexp(0, -z)) - outcome)) + PRIOR * (at - prior)
+        hessian = _curvature(columns, _slope(z), weight)
         step = np.zeros(2)
         step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
         while (better := loss(at - step)) > value and np.abs(step).max() > 1e-9:

@@ -71,6 +71,14 @@ def test_what_a_win_rate_is_off_by_is_measured_beyond_chance() -> None:
     assert 0.05 < found.std < 0.25
 
 
+def test_few_comparisons_leave_more_doubt_than_many() -> None:
+    z = odds(5000)
+    won = outcomes(sigmoid(z))
+    std = [calibrated(sigmoid(z[:n]), won[:n], np.ones(n), seed=0)[0].std for n in (100, 500, 5000)]
+    assert std[0] > std[1] > std[2] > 0.003
+    assert std[0] < 0.15
+
+
 @pytest.mark.parametrize("n", [0, 1, LEAST_HELD_OUT - 1])
 def test_too_few_comparisons_say_nothing(n: int) -> None:
     found, measured = calibrated(np.full(n, 0.9), np.zeros(n), np.ones(n), seed=0)
