@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 
+ANY_PAIR = True  # its routers compare any two models of the data
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixFactorizationOptions:
     dimensions: int = 128  # of a model's vector
