@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers.text_features import NAMES, OPTIONS, Matrix
+from routing_service.routers.text_features import NAMES, OPTIONS
 
 Points = npt.NDArray[np.float32]
 SEPARATION = 30.0
@@ -28,17 +28,17 @@ class Standard:
     separation: float  # 0 where the two formats are pooled
 
     @classmethod
-    def fit(cls, features: Matrix) -> Standard:
+    def fit(cls, features: npt.NDArray[np.floating]) -> Standard:
         """Pooled where either format has fewer than LEAST_ROWS rows."""
         with_options = features[:, OPTIONS] > 0
         pooled = min(with_options.sum(), (~with_options).sum()) < LEAST_ROWS
         groups = [features, features] if pooled else [features[~with_options], features[with_options]]
-        spread = np.array([group.std(0) for group in groups])
+        spread = np.array([group.std(0, dtype=np.float64) for group in groups])
         spread[spread < 1e-9] = 1e9  # a feature that never varied has nothing to say
-        center = np.array([group.mean(0) for group in groups])
+        center = np.array([group.mean(0, dtype=np.float64) for group in groups])
         return cls(center.astype(np.float32), spread.astype(np.float32), 0.0 if pooled else SEPARATION)
 
-    def points(self, features: Matrix) -> Points:
+    def points(self, features: npt.NDArray[np.floating]) -> Points:
         """Features as points of shape (n, 74)."""
         group = (features[:, OPTIONS] > 0).astype(np.intp)
         points = np.empty((len(features), len(NAMES) + 1), np.float32)

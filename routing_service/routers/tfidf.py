@@ -6,7 +6,6 @@ the vocabulary needs no strings for it. Terms are numbered words first, then pai
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.integer]
 Vector = npt.NDArray[np.float64]
 _LOG_TF = 1 + np.log(np.arange(1, 65))  # of 1, 2, ... 64 occurrences; more count as 64
 
@@ -23,9 +23,9 @@ _LOG_TF = 1 + np.log(np.arange(1, 65))  # of 1, 2, ... 64 occurrences; more coun
 class Rows:
     """A sparse matrix: value[i] stands at (row[i], term[i]); sorted by row, then term."""
 
-    row: Integers
-    term: Integers
-    value: Vector
+    row: Numbers
+    term: Numbers
+    value: npt.NDArray[np.floating]
     count: int  # of rows
     terms: int  # of columns
 
@@ -41,32 +41,18 @@ class Rows:
 
 
 class Vocabulary:
-    """The terms and their idf. `words` are distinct, `pairs` are sorted (first * words + second)."""
+    """The terms and their idf, else 1. `words` are distinct, `pairs` are sorted (first * words + second)."""
 
-    def __init__(self, words: Sequence[str], pairs: Integers, idf: npt.NDArray[np.floating]) -> None:
+    def __init__(
+        self, words: Sequence[str], pairs: Integers | None = None, idf: npt.NDArray[np.floating] | None = None
+    ) -> None:
         self.words = list(words)
-        self.pairs = pairs
-        self.idf = idf.astype(np.float64)
+        self.pairs = np.empty(0, np.int64) if pairs is None else pairs
+        self.idf = np.ones(len(self)) if idf is None else idf.astype(np.float64)
         self._number = {word: number for number, word in enumerate(self.words)}
 
     def __len__(self) -> int:
         return len(self.words) + len(self.pairs)
-
-    @classmethod
-    def fit(cls, texts: Sequence[list[str]], min_count: int = 2) -> Vocabulary:
-        """The words and pairs of words that stand in at least `min_count` of the tokenised texts."""
-        frequency = Counter(chain.from_iterable(map(set, texts)))
-        words = sorted(word for word, count in frequency.items() if count >= min_count)
-        vocabulary = cls(words, np.empty(0, np.int64), np.ones(len(words)))
-        _, _, pair, owner = vocabulary._codes(texts)
-        pairs, number = np.unique(pair, return_inverse=True)
-        cells = np.unique(owner * max(len(pairs), 1) + number)
-        pair_frequency = np.bincount(cells % max(len(pairs), 1), minlength=len(pairs))
-        common = pair_frequency >= min_count
-        document_frequency = np.concatenate([[frequency[word] for word in words], pair_frequency[common]])
-        idf = np.log((1 + len(texts)) / (1 + document_frequency)) + 1
-        # At the precision in which it is saved, so that a loaded vocabulary is the same one.
-        return cls(words, pairs[common], idf.astype(np.float16))
 
     def term(self, number: int) -> str:
         """The term as text."""
@@ -77,27 +63,35 @@ class Vocabulary:
 
     def rows(self, texts: Sequence[list[str]]) -> Rows:
         """The TF-IDF rows of tokenised texts. A text of unknown words is a row of zeros."""
-        word, owner, pair, pair_owner = self._codes(texts)
-        found = np.searchsorted(self.pairs, pair)
-        found[found == len(self.pairs)] = 0
-        known = self.pairs[found] == pair if len(self.pairs) else np.zeros(len(pair), bool)
-        term = np.concatenate([word, len(self.words) + found[known]])
-        key = np.concatenate([owner, pair_owner[known]]) * max(len(self), 1) + term
-        key.sort()
-        first = np.flatnonzero(np.diff(key, prepend=-1))
-        count = np.diff(first, append=len(key))
-        row, term = np.divmod(key[first], max(len(self), 1))
-        value = _LOG_TF[np.minimum(count, len(_LOG_TF)) - 1] * self.idf[term]
-        length = np.sqrt(np.bincount(row, value * value, len(texts)))
-        return Rows(row, term, value / length[row], len(texts), len(self))
+        return self.rows_of(*self.codes(texts), len(texts))
 
-    def _codes(self, texts: Sequence[list[str]]) -> tuple[Integers, Integers, Integers, Integers]:
-        """The known words with their texts' numbers, and the pairs of adjacent known words with theirs."""
+    def codes(self, texts: Sequence[list[str]]) -> tuple[Integers, Integers]:
+        """The number of every word of the texts, -1 where it is unknown, and the number of the text it stands in."""
         counts = np.fromiter(map(len, texts), np.int64, len(texts))
         number_of = self._number.get
         codes = np.fromiter((number_of(word, -1) for word in chain.from_iterable(texts)), np.int64, counts.sum())
-        owner = np.repeat(np.arange(len(texts)), counts)
+        return codes, np.repeat(np.arange(len(texts)), counts)
+
+    def rows_of(self, codes: Integers, owner: Integers, count: int) -> Rows:
+        """The TF-IDF rows of `count` texts from their `codes`."""
+        pair, pair_owner = adjacent_pairs(codes, owner, len(self.words))
+        found = np.searchsorted(self.pairs, pair)
+        found[found == len(self.pairs)] = 0
+        in_pairs = self.pairs[found] == pair if len(self.pairs) else np.zeros(len(pair), bool)
         known = codes >= 0
-        adjacent = known[:-1] & known[1:] & (owner[:-1] == owner[1:])
-        pair = codes[:-1][adjacent] * len(self.words) + codes[1:][adjacent]
-        return codes[known], owner[known], pair, owner[:-1][adjacent]
+        term = np.concatenate([codes[known], len(self.words) + found[in_pairs]])
+        key = np.concatenate([owner[known], pair_owner[in_pairs]]) * max(len(self), 1) + term
+        key.sort()
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        occurrences = np.diff(first, append=len(key))
+        row, term = np.divmod(key[first], max(len(self), 1))
+        value = _LOG_TF[np.minimum(occurrences, len(_LOG_TF)) - 1] * self.idf[term]
+        length = np.sqrt(np.bincount(row, value * value, count))
+        return Rows(row, term, value / length[row], count, len(self))
+
+
+def adjacent_pairs(codes: Integers, owner: Integers, words: int) -> tuple[Integers, Integers]:
+    """The pairs of adjacent known words, as first * words + second, and the text that each stands in."""
+    known = codes >= 0
+    adjacent = known[:-1] & known[1:] & (owner[:-1] == owner[1:])
+    return codes[:-1][adjacent] * words + codes[1:][adjacent], owner[:-1][adjacent]

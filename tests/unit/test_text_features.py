@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from routing_service.routers.rbf import Standard, similarities
 from routing_service.routers.text_features import NAMES, WORD_LISTS, features, tokens
 from routing_service.routers.tfidf import Vocabulary
+from training.terms import code, fit_vocabulary, frequent_words
 
 ODD = [
     "",
@@ -82,6 +83,12 @@ def test_characters_and_words_are_counted() -> None:
     assert np.expm1(found["word list: law"]) == pytest.approx(2)
 
 
+def vocabulary_of(texts: list[str], min_count: int = 2, max_terms: int = 1000) -> Vocabulary:
+    words = frequent_words(texts, min_count, max_terms, lambda done: None)
+    coded = code(Vocabulary(list(words)), tokens(texts))
+    return fit_vocabulary([coded], words, min_count, max_terms)[0]
+
+
 def dense(vocabulary: Vocabulary, texts: list[str]) -> np.ndarray:
     rows = vocabulary.rows(tokens(texts))
     matrix = np.zeros((rows.count, rows.terms))
@@ -93,13 +100,13 @@ TEXTS = ["red fox runs", "red fox sleeps", "blue fox runs fox", ""]
 
 
 def test_terms_are_words_and_pairs_that_stand_in_enough_texts() -> None:
-    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    vocabulary = vocabulary_of(TEXTS)
     terms = [vocabulary.term(number) for number in range(len(vocabulary))]
     assert terms == ["fox", "red", "runs", "fox runs", "red fox"]
 
 
 def test_rows_are_tf_idf_of_unit_length() -> None:
-    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    vocabulary = vocabulary_of(TEXTS)
     matrix = dense(vocabulary, TEXTS)
     assert np.square(matrix).sum(1) == pytest.approx([1, 1, 1, 0])
     fox, runs, pair = 1 + np.log(2), 1, 1
@@ -109,7 +116,7 @@ def test_rows_are_tf_idf_of_unit_length() -> None:
 
 
 def test_rows_multiply_like_the_matrix_they_stand_for() -> None:
-    vocabulary = Vocabulary.fit(tokens(TEXTS))
+    vocabulary = vocabulary_of(TEXTS)
     rows, matrix = vocabulary.rows(tokens(TEXTS)), dense(vocabulary, TEXTS)
     of_terms, of_rows = np.arange(5.0), np.arange(4.0)
     assert rows.times(of_terms) == pytest.approx(matrix @ of_terms)
@@ -117,10 +124,10 @@ def test_rows_multiply_like_the_matrix_they_stand_for() -> None:
 
 
 def test_no_texts_and_an_empty_vocabulary_give_empty_rows() -> None:
-    empty = Vocabulary.fit([])
+    empty = vocabulary_of([])
     assert len(empty) == 0
     assert empty.rows(tokens(["red fox"])).times(np.zeros(0)).tolist() == [0]
-    assert Vocabulary.fit(tokens(TEXTS)).rows([]).times(np.zeros(5)).tolist() == []
+    assert vocabulary_of(TEXTS).rows([]).times(np.zeros(5)).tolist() == []
 
 
 def test_formats_are_standardised_apart_where_there_is_enough_of_both() -> None:

@@ -1,0 +1,181 @@
+"""Fitting the gain router's model: kernel ridge on gain = quality(strong) - quality(weak), linear in labels.
+
+With K the sum of the kernels and d the labels: alpha = (K + I)^-1 (d - mean), gain = mean + k . alpha. A label of
+weight w counts as w labels: rows and targets are scaled by its root. Up to `exact_rows` labels the radial kernel is
+exact, beyond them it is Nyström's on `landmarks` labels drawn by the seed. An embedding kernel is the cosine of an
+encoder's vectors, which is linear as it stands. Prompts are read by blocks; what is kept of each label are its 73
+features, its terms and its row of phi, some three kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from routing_service.embedding import Encoder
+from routing_service.routers.base import Floats
+from routing_service.routers.gain import minibatches
+from routing_service.routers.gain_model import EmbeddingPart, Figures, GainModel
+from routing_service.routers.rbf import Points, Standard, similarities
+from routing_service.routers.text_features import NAMES, features, tokens
+from routing_service.routers.tfidf import Vocabulary
+from training.data import DataError, Labels
+from training.kernel_ridge import root_of_inverse, solve, variance_taken
+from training.methods import Progress
+from training.terms import Coded, TermRows, blocks, code, fit_vocabulary, frequent_words, joined, recode
+
+Vector = npt.NDArray[np.float64]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GainOptions:
+    """`term_kernel` 0 means: .05 up to 2,000 labels, .1 from 5,000, in between by a line. `embedding_kernel` 0 means:
+    no encoder; .1 is a good weight. `encoder` None is the configured one.
+    """
+
+    feature_kernel: float = 0.15
+    term_kernel: float = 0.0
+    embedding_kernel: float = 0.0
+    encoder: str | None = None
+    width: float = 0.76
+    exact_rows: int = 5000
+    landmarks: int = 256
+    min_count: int = 2  # labels that a term must stand in
+    max_terms: int = 200_000  # the most frequent ones are kept
+    calibration_share: float = 0.2  # of the prompts, held out to calibrate on; 0 for none
+
+    def __post_init__(self) -> None:
+        if not (0 < self.feature_kernel <= 100 and 0 < self.width <= 100):
+            raise DataError("feature_kernel and width must be positive, none above 100")
+        if not (0 <= self.term_kernel <= 100 and 0 <= self.embedding_kernel <= 100):
+            raise DataError("term_kernel and embedding_kernel must be 0 to 100")
+        if not (0 <= self.exact_rows <= 20_000 and 1 <= self.landmarks <= 4096):
+            raise DataError("exact_rows must be 0 to 20,000, landmarks 1 to 4,096")
+        if not (self.min_count >= 1 and 1 <= self.max_terms <= 1_000_000):
+            raise DataError("min_count must be 1 or more, max_terms 1 to 1,000,000")
+        if not 0 <= self.calibration_share <= 0.5:
+            raise DataError("calibration_share must be 0 to 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is kept of the prompts of n labels."""
+
+    vocabulary: Vocabulary
+    rows: TermRows  # weighted
+    standard: Standard
+    features: Floats  # (n, 73), as they are
+
+
+def fit_model(
+    labels: Labels, seed: int, options: GainOptions, encoder: Encoder | None, progress: Progress
+) -> GainModel:
+    """Fit a model on labels of positive weight. `encoder` is needed for an embedding kernel."""
+    root = np.sqrt(labels.weight)
+    with progress("reading prompts", 2 * len(labels)) as advance:
+        read = _read(labels, root, options, advance)
+    figures = _figures(labels, read.standard, options)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    landmarks = read.standard.points(read.features[order[: options.landmarks]])
+    inverse = root_of_inverse(similarities(landmarks, landmarks, figures.width))
+    scaled = (np.sqrt(figures.feature_kernel) * inverse).astype(np.float32)
+    with progress("comparing prompts", len(labels)) as advance:
+        phi = _phi(labels, root, read, landmarks, scaled, options, encoder, advance)
+    gram = (phi.T @ phi).astype(np.float64)
+    target = root * (labels.gain - figures.mean)
+    rank = scaled.shape[1]
+    exact = None
+    if len(labels) <= options.exact_rows:
+        landmarks = read.standard.points(read.features[order])
+        exact = _exact_kernel(read.standard.points(read.features), root, phi[:, rank:], figures)
+    with progress("solving", 1) as advance:
+        solution = solve(exact, read.rows, phi, gram, target, figures.term_kernel)
+        advance(1)
+    inside = (phi.T @ solution.astype(np.float32)).astype(np.float64)
+    taken = variance_taken(gram)
+    term_weight = figures.term_kernel * read.rows.transposed_times(solution)
+    landmark_weight = scaled @ inside[:rank] if exact is None else figures.feature_kernel * (root * solution)[order]
+    return GainModel(
+        read.vocabulary,
+        read.standard,
+        term_weight.astype(np.float16),
+        (figures.term_kernel / (1 + figures.term_kernel * read.rows.squares())).astype(np.float16),
+        landmarks,
+        landmark_weight.astype(np.float32),
+        (scaled @ taken[:rank]).astype(np.float32),
+        # The scale of a Gaussian process of greatest likelihood; one imaginary label keeps it off zero.
+        replace(figures, noise=float(np.sqrt((target @ solution + 0.25) / (labels.weight.sum() + 1)))),
+        _embedding(inside[rank:], taken[rank:], options.embedding_kernel) if encoder else None,
+    )
+
+
+def _embedding(weight: Vector, taken: Vector, kernel: float) -> EmbeddingPart:
+    size = np.sqrt(kernel)
+    return EmbeddingPart(kernel, (size * weight).astype(np.float32), (size * taken).astype(np.float32))
+
+
+def _read(labels: Labels, root: Vector, options: GainOptions, advance: Advance) -> _Read:
+    """Two passes over the prompts: which words are frequent, then everything else."""
+    prompts = labels.prompts
+    frequency = frequent_words(prompts, options.min_count, options.max_terms, advance)
+    words = Vocabulary(list(frequency))
+    raw = np.empty((len(prompts), len(NAMES)), np.float32)
+    coded: list[Coded] = []
+    for start, stop in blocks(len(prompts)):
+        of_block = []
+        for a, b in minibatches(prompts[start:stop]):
+            part = slice(start + a, start + b)
+            texts = tokens(prompts[part])
+            raw[part] = features(prompts[part], texts)
+            of_block.append(code(words, texts))
+            advance(b - a)
+        coded.append(joined(of_block))
+    vocabulary, number = fit_vocabulary(coded, frequency, options.min_count, options.max_terms)
+    parts = []
+    for start, stop in blocks(len(prompts)):
+        rows = vocabulary.rows_of(*recode(coded.pop(0), number), stop - start)
+        value = (rows.value * root[start:stop][rows.row]).astype(np.float32)
+        parts.append(replace(rows, row=rows.row.astype(np.int32), term=rows.term.astype(np.int32), value=value))
+    return _Read(vocabulary, TermRows(parts, len(vocabulary)), Standard.fit(raw), raw)
+
+
+def _phi(
+    labels: Labels,
+    root: Vector,
+    read: _Read,
+    landmarks: Points,
+    scaled: Floats,
+    options: GainOptions,
+    encoder: Encoder | None,
+    advance: Advance,
+) -> Floats:
+    """Rows whose products are the dense kernels: Nyström's radial part, then the vectors. Weighted."""
+    rank = scaled.shape[1]
+    phi = np.empty((len(labels), rank + (encoder.dimensions if encoder else 0)), np.float32)
+    for start, stop in blocks(len(labels)):
+        points = read.standard.points(read.features[start:stop])
+        phi[start:stop, :rank] = similarities(points, landmarks, options.width) @ scaled
+        if encoder is not None:
+            phi[start:stop, rank:] = np.sqrt(options.embedding_kernel) * encoder.encode(labels.prompts[start:stop])
+        phi[start:stop] *= root[start:stop, None]
+        advance(stop - start)
+    return phi
+
+
+def _figures(labels: Labels, standard: Standard, options: GainOptions) -> Figures:
+    # One imaginary tie: of a single label half is believed, of many all.
+    mean = float(labels.weight @ labels.gain / (labels.weight.sum() + 1))
+    term_kernel = options.term_kernel or float(np.interp(len(labels), [2000, 5000], [0.05, 0.1]))
+    return Figures(mean, 1.0, term_kernel, options.feature_kernel, options.width, standard.separation)
+
+
+def _exact_kernel(points: Points, root: Vector, vectors: Floats, figures: Figures) -> npt.NDArray[np.float64]:
+    kernel = similarities(points, points, figures.width).astype(np.float64)
+    kernel *= figures.feature_kernel * root[:, None]
+    kernel *= root
+    kernel += vectors @ vectors.T
+    return kernel
