@@ -137,8 +137,8 @@ def similarity_row(peer: Peer, arena: Arena, repeats: int) -> Row:
 def factors_row(peer: Peer, arena: Arena, factors: Path, repeats: int) -> Row:
     from training.importers.matrix_factorization import import_matrix_factorization
 
-    router = import_matrix_factorization(factors, Settings())
-    router._encoder = TableEncoder(arena.queries, arena.query_vectors)
+    encoder = TableEncoder(arena.queries, arena.query_vectors)
+    router = import_matrix_factorization(factors, Settings(), encoder)
     rates, note = against_peer(peer, "mf", router, arena.queries, (MF_PROMPTS, MF_PEER_PROMPTS), repeats)
     return Row("matrix_factorization", "RouteLLM's MFModel.pred_win_rate", 40, 500, *rates, note)
 
