@@ -143,6 +143,7 @@ class DispatchSettings(Section):
     backoff_base_s: float = Field(0.5, gt=0)
     backoff_max_s: float = Field(60, gt=0)
     max_response_bytes: int = Field(32_000_000, ge=1)
+    max_held_response_bytes: int = Field(512_000_000, ge=1)  # of all answers of one pump that are not settled yet
 
 
 class SweepSettings(Section):

@@ -6,13 +6,72 @@ Redirects are not followed (a key must not travel), and answers are read up to a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
 
 from routing_service.outcomes import Outcome, broken, read_answer, unsent
 from routing_service.settings import ModelSettings
+
+
+class AnswerMemory:
+    """The bytes of answers that a pump is reading, or has read and not settled yet, bounded in sum.
+
+    At the limit answers are read one after the other, each when what was read before it is settled; so the sum stays
+    below the limit and one answer more. Belongs to one event loop.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._reading = 0
+        self._unsettled = 0
+        self._turn = asyncio.Lock()
+        self._settled = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        return self._reading + self._unsettled
+
+    @property
+    def full(self) -> bool:
+        return self.held >= self._limit
+
+    def hold(self, size: int) -> None:
+        """An answer of that size was read and is to be settled."""
+        self._unsettled += size
+
+    def free(self, size: int) -> None:
+        """It is settled."""
+        self._unsettled -= size
+        self._settled.set()
+
+    async def read(self, parts: AsyncIterable[bytes], at_most: int) -> bytes:
+        """The whole of an answer. ValueError if it is longer than `at_most` bytes."""
+        taken: list[bytes] = []
+        size, alone = 0, False
+        try:
+            async for part in parts:
+                size += len(part)
+                self._reading += len(part)
+                if size > at_most:
+                    raise ValueError("answer too large")
+                taken.append(part)
+                if self.full and not alone:
+                    alone = await self._turn.acquire()
+                    await self._until_settled()
+            return b"".join(taken)
+        finally:
+            self._reading -= size
+            if alone:
+                self._turn.release()
+
+    async def _until_settled(self) -> None:
+        """Until there is room, or nothing left whose settling would make some."""
+        while self.full and self._unsettled > 0:
+            self._settled.clear()
+            await self._settled.wait()
 
 
 @dataclass(slots=True)
@@ -35,7 +94,7 @@ class Upstreams:
     async def close(self) -> None:
         await self._session.close()
 
-    async def chat(self, model: str, body: bytes) -> Outcome:
+    async def chat(self, model: str, body: bytes, memory: AnswerMemory) -> Outcome:
         """POST one chat body to the upstream of `model`; never raises but for cancellation."""
         settings = self.models[model]
         timeout = aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s)
@@ -44,7 +103,7 @@ class Upstreams:
             async with self._session.post(
                 url, data=body, headers=self._headers[model], timeout=timeout, allow_redirects=False
             ) as response:
-                raw = await self._read(response)
+                raw = await memory.read(response.content.iter_any(), self.max_response_bytes)
                 return read_answer(response.status, response.headers, raw, settings)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             return unsent(f"could not connect to {settings.origin}: {_name(error)}")
@@ -54,16 +113,6 @@ class Upstreams:
             return broken("connection_error", f"the connection broke: {_name(error)}")
         except Exception as error:  # whatever an upstream sends: a call without an outcome would hang its request
             return broken("invalid_answer", f"the upstream's answer could not be read: {_name(error)}")
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > self.max_response_bytes:
-                raise ValueError("answer too large")
-            parts.append(part)
-        return b"".join(parts)
 
 
 def _headers(model: ModelSettings) -> dict[str, str]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -66,3 +74,24 @@ def close_lease(database: Database, lease: Lease) -> None:
         session.execute(
             text("update pumps set expires_at = least(expires_at, now()) where id = :id"), {"id": lease.pump_id}
         )
+
+
+async def keep_renewing(database: Database, lease: Lease, every_s: float) -> None:
+    """Renew the lease until this is cancelled."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await asyncio.to_thread(renew_lease, database, lease)
+        except OperationalError as error:
+            log.warning("the lease could not be renewed: %s", error.__class__.__name__)
+
+
+async def steadily(lease: Lease, work: Callable[[], T]) -> T:
+    """Run database work in a thread; while the database is away, try again for as long as the lease holds."""
+    while True:
+        try:
+            return await asyncio.to_thread(work)
+        except OperationalError as error:
+            log.warning("the database is away, trying again: %s", error.__class__.__name__)
+            await asyncio.sleep(1)
+            lease.check()

@@ -9,7 +9,7 @@ import pytest
 
 from routing_service.models import AttemptState, EntryBasis
 from routing_service.outcomes import Outcome
-from routing_service.upstream import Upstreams
+from routing_service.upstream import AnswerMemory, Upstreams
 from tests.factories import WEAK, make_settings
 from tests.raw_upstream import http, raw_upstream
 
@@ -21,7 +21,7 @@ def _call(answer: bytes) -> Outcome:
     async def run(url: str) -> Outcome:
         upstreams = Upstreams(make_settings(models={"weak": WEAK | {"base_url": url}}).models, LARGEST)
         try:
-            return await upstreams.chat("weak", b"{}")
+            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST))
         finally:
             await upstreams.close()
 
