@@ -24,7 +24,6 @@ from training.tiers import TIERS, rate
 if TYPE_CHECKING:
     import torch
 
-
 ANY_PAIR = True  # its routers compare any two models of the data
 
 

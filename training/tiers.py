@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers.bradley_terry import Sums, is_regular, solve
+from routing_service.routers.bradley_terry import is_regular, solve, steadied, total_wins
 from routing_service.routers.rated import RatedModels
 from training.comparisons import Comparisons
 
@@ -23,9 +23,8 @@ def rate(comparisons: Comparisons, count: int = TIERS) -> RatedModels:
     average of all.
     """
     first, second = comparisons.model_a, comparisons.model_b
-    sums = Sums.of(first, second, comparisons.outcome, comparisons.weight, len(comparisons.models))
-    regular = is_regular(first, second, comparisons.outcome, len(comparisons.models))
-    ratings = solve(sums if regular else sums.steadied(1.0))
+    wins = total_wins(first, second, comparisons.outcome, comparisons.weight, len(comparisons.models))
+    ratings = solve(wins if is_regular(wins) else steadied(wins, 1.0))
     ratings = ratings - ratings.mean()
     pair = comparisons.pair if comparisons.pair and set(comparisons.pair) <= set(comparisons.models) else None
     tiers = tiers_of(ratings, count)

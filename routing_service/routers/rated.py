@@ -134,13 +134,13 @@ class RatedModels:
             names, tiers, ratings = (tuple(m[key] for m in models) for key in ("name", "tier", "rating"))
         except (KeyError, TypeError):
             raise ArtifactError("the artifact does not list its models with name, tier and rating") from None
-        if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+        if len(names) < 2 or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ArtifactError("the artifact's models are not two or more different names")
         if not all(type(tier) is int for tier in tiers) or set(tiers) != set(range(len(set(tiers)))):
             raise ArtifactError("the artifact's tiers are not numbered from 0 without gaps")
         if not all(isinstance(rating, int | float) and np.isfinite(rating) for rating in ratings):
             raise ArtifactError("the artifact's ratings are not all finite numbers")
-        if pair is not None and not (isinstance(pair, list) and len(pair) == 2 and set(pair) <= set(names)):
+        if pair is not None and not (isinstance(pair, list) and len(pair) == 2 and all(name in names for name in pair)):
             raise ArtifactError("the artifact's pair is not two of its models")
         return cls(names, tiers, ratings, tuple(pair) if pair else None)
 

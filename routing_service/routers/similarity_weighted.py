@@ -7,7 +7,7 @@ Newton steps from the unweighted strengths give the answer. Nothing is sampled o
 
 Documented answers: a prompt that nothing is similar to (all cosines zero or below; an empty prompt) gets the unweighted
 strengths. Where the comparisons do not determine the strengths (a tier that never lost or never won, one-sided data, a
-single comparison), every tier gets a tie with the reference that weighs as much as the most similar comparison.
+single comparison), every tier gets a win over the reference and a loss, each as heavy as the most similar comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from routing_service.embedding import Encoder, Floats, saved_encoder
 from routing_service.errors import ArtifactError, ScoringError
 from routing_service.routers import artifact
 from routing_service.routers.base import Vector
-from routing_service.routers.bradley_terry import Sums, is_regular, solve
+from routing_service.routers.bradley_terry import cells, is_regular, solve, steadied
 from routing_service.routers.calibration import Calibration
 from routing_service.routers.rated import Place, RatedModels, RatedRouter
 from routing_service.settings import Settings
@@ -81,12 +81,10 @@ class SimilarityWeightedRouter(RatedRouter):
         super().__init__(rated, encoder, settings, calibration, metadata)
         self.memory = memory
         tiers = np.array(rated.tiers)
-        first, second = tiers[memory.model_a], tiers[memory.model_b]
-        self._sums = _PackedSums(memory, first, second, rated.tier_count)
-        outcome, weight = memory.outcome.astype(float), memory.weight.astype(float)
-        self._steadied = not is_regular(first, second, outcome, rated.tier_count)
-        unweighted = Sums.of(first, second, outcome, weight, rated.tier_count)
-        self._unweighted = solve(unweighted.steadied(1.0) if self._steadied else unweighted)
+        self._wins = _PackedWins(memory, tiers, rated.tier_count)
+        unweighted = self._wins.weighted(np.ones((1, len(memory.vectors)), np.float32))[0]
+        self._regular = is_regular(unweighted)
+        self._unweighted = solve(unweighted if self._regular else steadied(unweighted, 2.0))
 
     def strengths(self, vectors: Floats, places: Sequence[Place]) -> Vector:
         return self.tier_strengths(vectors)[:, [place.tier for place in places]]
@@ -102,8 +100,9 @@ class SimilarityWeightedRouter(RatedRouter):
         for start in range(0, len(vectors), size):
             part = vectors[start : start + size]
             weights = _to_weights(self._similarities(part, buffer[: len(part)]))
-            sums = self._sums.weighted(weights)
-            found[start : start + size] = solve(sums.steadied(HIGHEST) if self._steadied else sums, self._unweighted)
+            wins = self._wins.weighted(weights)
+            wins = wins if self._regular else steadied(wins, 2 * HIGHEST)
+            found[start : start + size] = solve(wins, self._unweighted)
         return found
 
     def _similarities(self, vectors: Floats, out: Floats) -> Floats:
@@ -190,43 +189,34 @@ def _to_weights(similarities: Floats) -> Floats:
     return similarities
 
 
-class _PackedSums:
-    """Each remembered prompt's share of the sums of the Bradley-Terry problem: sparse, since few tiers meet on it.
+class _PackedWins:
+    """Each remembered prompt's share of the tiers' wins: sparse, since few tiers meet on it."""
 
-    Columns: N_ij for i < j, then n_i, then b_i, as `bradley_terry.Sums` has them.
-    """
+    def __init__(self, memory: Memory, tiers: npt.NDArray[np.int64], count: int) -> None:
+        self._size, self._prompts = count + 1, len(memory.vectors)
+        outcome, weight = memory.outcome.astype(float), 2 * memory.weight.astype(float)
+        won, lost = cells(tiers[memory.model_a], tiers[memory.model_b], count)
+        self._cells, column = np.unique(np.concatenate([won, lost]), return_inverse=True)  # those that occur
+        value = np.concatenate([weight * outcome, weight * (1 - outcome)])
+        key = np.tile(memory.prompt.astype(np.int64), 2) * len(self._cells) + column
+        key, place = np.unique(key[value > 0], return_inverse=True)
+        self._value = np.bincount(place, value[value > 0]).astype(np.float32)
+        row, column = np.divmod(key, len(self._cells))
+        self._column = column.astype(np.int32)
+        self._start = np.searchsorted(row, np.arange(0, self._prompts + BLOCK, BLOCK))
+        self._row = (row % BLOCK).astype(np.int32)
 
-    def __init__(self, memory: Memory, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], tiers: int) -> None:
-        self._tiers, self._prompts = tiers, len(memory.vectors)
-        self._upper = np.triu_indices(tiers, 1)
-        pair = np.zeros((tiers, tiers), np.int64)
-        pair[self._upper] = pair.T[self._upper] = np.arange(len(self._upper[0]))
-        self._columns = len(self._upper[0]) + 2 * tiers
-        within, balance = len(self._upper[0]), len(self._upper[0]) + tiers
-        across = first != second
-        weight, outcome = 2 * memory.weight.astype(float), memory.outcome.astype(float)
-        # One entry a comparison in each: what was compared, the first's balance, the second's (if it is another).
-        column = [np.where(across, pair[first, second], within + first), balance + first, (balance + second)[across]]
-        value = [weight, np.where(across, 1, -1) * weight * outcome, (weight * (1 - outcome))[across]]
-        row = [memory.prompt, memory.prompt, memory.prompt[across]]
-        cells = np.concatenate(row).astype(np.int64) * self._columns + np.concatenate(column)
-        cell, place = np.unique(cells, return_inverse=True)
-        self._row, self._column = (part.astype(np.int32) for part in np.divmod(cell, self._columns))
-        self._value = np.bincount(place, np.concatenate(value)).astype(np.float32)
-
-    def weighted(self, weights: Floats) -> Sums:
-        """The sums for weights of the remembered prompts, shape (queries, P)."""
-        total = np.zeros((len(weights), self._columns))
-        for start in range(0, self._prompts, BLOCK):
-            stop = min(start + BLOCK, self._prompts)
-            a, b = np.searchsorted(self._row, [start, stop])
-            dense = np.zeros((stop - start, self._columns), np.float32)
-            dense[self._row[a:b] - start, self._column[a:b]] = self._value[a:b]
-            total += weights[:, start:stop] @ dense
-        pairs, tiers = len(self._upper[0]), self._tiers
-        between = np.zeros((len(weights), tiers, tiers))
-        between[:, self._upper[0], self._upper[1]] = between[:, self._upper[1], self._upper[0]] = total[:, :pairs]
-        return Sums(between, total[:, pairs : pairs + tiers], total[:, pairs + tiers :])
+    def weighted(self, weights: Floats) -> Vector:
+        """The wins, shape (queries, count + 1, count + 1), for weights of the remembered prompts (queries, P)."""
+        total = np.zeros((len(weights), len(self._cells)))
+        for block, start in enumerate(range(0, self._prompts, BLOCK)):
+            entries = slice(*self._start[block : block + 2])
+            dense = np.zeros((min(BLOCK, self._prompts - start), len(self._cells)), np.float32)
+            dense[self._row[entries], self._column[entries]] = self._value[entries]
+            total += weights[:, start : start + BLOCK] @ dense
+        wins = np.zeros((len(weights), self._size**2))
+        wins[:, self._cells] = total
+        return wins.reshape(-1, self._size, self._size)
 
 
 def _memory(saved: artifact.Artifact, models: int) -> Memory:
