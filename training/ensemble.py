@@ -1,7 +1,9 @@
 """Fitting an ensemble: each member by its own method and defaults, then a calibrated mean of their win rates.
 
-The weights of the mean are equal unless `stacking` fits them on held-out prompts: non-negative coefficients of the
-members' log-odds in a logistic regression, drawn to equal ones by a prior that some hundred prompts outweigh.
+Members differ in how far their win rates spread, and in a mean of equal weights the one that spreads most decides.
+So by default a member's weight is the inverse of its spread on held-out prompts. Stacking fits the weights there:
+non-negative coefficients of the members' log-odds in a logistic regression, drawn to those of equal spread by a prior
+that some hundred prompts outweigh.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from routing_service.routers import canonical
 from routing_service.routers.calibration import EDGE
 from routing_service.routers.ensemble import MAX_MEMBERS, EnsembleRouter, Member, Packed
 from routing_service.settings import Settings
-from training.calibration import LEAST_HELD_OUT, calibrated, hold_out
+from training.calibration import calibrated, hold_out
 from training.comparisons import Comparisons
 from training.data import DataError
 from training.methods import METHODS, Progress, method, silent
@@ -25,7 +27,10 @@ from training.methods import METHODS, Progress, method, silent
 Vector = npt.NDArray[np.float64]
 
 ANY_PAIR = True  # as far as the members are
+LEAST_WEIGHED = 20  # held-out comparisons, to see a spread by
+LEAST_SPREAD = 0.1  # of the largest; a member that hardly tells one prompt from another is not blown up further
 STACKING_PRIOR = 10.0
+WEIGHTS = ("spread", "equal", "stacked")
 SWEEPS = 500
 TOLERANCE = 1e-6
 
@@ -36,7 +41,7 @@ class EnsembleOptions:
 
     methods: str = "gain,similarity_weighted"
     seeds: int = 1
-    stacking: bool = False
+    weights: str = "spread"  # or equal, or stacked
     calibration_share: float = 0.2  # of the prompts, held out to weight and calibrate on; 0 for neither
 
     def __post_init__(self) -> None:
@@ -53,8 +58,8 @@ class EnsembleOptions:
             raise DataError(f"methods and seeds must make 2 to {MAX_MEMBERS} members")
         if not 0 <= self.calibration_share <= 0.5:
             raise DataError("calibration_share must be 0 to 0.5")
-        if self.stacking and not self.calibration_share:
-            raise DataError("stacking needs a calibration_share above 0: weights are fitted on held-out prompts")
+        if self.weights not in WEIGHTS:
+            raise DataError(f"weights: {self.weights[:80]!r} is none of {', '.join(WEIGHTS)}")
 
     def names(self) -> list[str]:
         return [canonical(name.strip()) for name in self.methods.split(",") if name.strip()]
@@ -63,23 +68,21 @@ class EnsembleOptions:
 def fit(
     comparisons: Comparisons, *, seed: int, options: EnsembleOptions, settings: Settings, progress: Progress = silent
 ) -> EnsembleRouter:
-    """Fit the members on all comparisons. With held-out prompts to weight and calibrate on they are fitted twice, the
-    first time without those. Without a pair of models, or with fewer than 100 held-out comparisons of it, the mean is
-    plain and not calibrated.
+    """Fit the members on all comparisons. With held-out prompts to weigh and calibrate on they are fitted twice, the
+    first time without those. Without a pair of models, or with too few held-out comparisons of it, the weights are
+    equal (below 20) and the mean is not calibrated (below 100).
 
     DataError where the comparisons will not do for a member.
     """
     held, kept = hold_out(comparisons, options.calibration_share, seed)
     rows, outcome = held.of_pair()
-    if len(rows) < LEAST_HELD_OUT or len(kept.of_pair()[0]) < LEAST_HELD_OUT:
+    if len(rows) < LEAST_WEIGHED or len(kept.of_pair()[0]) < LEAST_WEIGHED:
         rows, outcome = rows[:0], outcome[:0]
     rates = np.empty((0, len(options.names()) * options.seeds))
     if len(rows):
         rates = _held_out_rates(_members(kept, seed, options, settings, progress), held, rows)
     weight = held.weight[rows]
-    weights = np.full(rates.shape[1], 1 / rates.shape[1])
-    if options.stacking and len(rows):
-        weights = stacked(rates, outcome, weight)
+    weights = _weights(options.weights, rates, outcome, weight)
     calibration, measured = calibrated(rates @ weights, outcome, weight, seed=seed)
     routers = _members(comparisons, seed, options, settings, progress)
     sources = dict(Counter(comparisons.source))
@@ -117,13 +120,35 @@ def _held_out_rates(routers: list[Packed], held: Comparisons, rows: npt.NDArray[
     return np.array(rates, np.float64)[:, place.reshape(-1)].T
 
 
+def _weights(kind: str, rates: Vector, outcome: Vector, weight: Vector) -> Vector:
+    """Of sum 1; equal ones where nothing was held out."""
+    if kind == "equal" or not len(rates):
+        return np.full(rates.shape[1], 1 / rates.shape[1])
+    if kind == "stacked":
+        return stacked(rates, outcome, weight)
+    return _of_sum_one(1 / _spread(rates))
+
+
+def _of_sum_one(values: Vector) -> Vector:
+    weights: Vector = values / values.sum()
+    return weights
+
+
+def _spread(values: Vector) -> Vector:
+    """The standard deviation of each column, none below a tenth of the largest; ones where nothing varies."""
+    spread = values.std(0)
+    return np.maximum(spread, LEAST_SPREAD * spread.max()) if spread.max() > 0 else np.ones(len(spread))
+
+
 def stacked(rates: Vector, outcome: Vector, weight: Vector) -> Vector:
     """Weights of the members' win rates, of shape (n, members): at least 0, of sum 1.
 
     Coordinate descent on the penalised cross-entropy, each step by a bound of the curvature: it always falls.
     """
     clipped = np.clip(rates, EDGE, 1 - EDGE)
-    columns = np.c_[np.log(clipped) - np.log1p(-clipped), np.ones(len(rates))]
+    odds = np.log(clipped) - np.log1p(-clipped)
+    spread = _spread(odds)
+    columns = np.c_[odds / spread * spread.mean(), np.ones(len(rates))]
     share = weight / weight.mean()
     prior = np.r_[np.full(rates.shape[1], 1 / rates.shape[1]), 0]
     found = prior.copy()
@@ -139,5 +164,6 @@ def stacked(rates: Vector, outcome: Vector, weight: Vector) -> Vector:
                 found[number] = max(found[number], 0)
         if np.abs(found - before).max() < TOLERANCE:
             break
-    weights: Vector = found[:-1] / found[:-1].sum() if found[:-1].sum() > 0 else prior[:-1]
-    return weights
+    if not found[:-1].any():
+        found = prior
+    return _of_sum_one(found[:-1] / spread)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from routing_service.routers.calibration import Calibration
 from routing_service.routers.ensemble import EnsembleRouter, Member
 from routing_service.settings import Settings
 from tests.factories import make_settings
-from tests.unit.labelled import ODD, sums
+from tests.unit.labelled import ODD, labels, sums
 from training.comparisons import Comparisons
 from training.data import DataError, Labels
 from training.ensemble import EnsembleOptions, fit, stacked
@@ -63,14 +63,16 @@ class LengthOptions:
 def fit_lengths(
     comparisons: Comparisons, *, seed: int, options: LengthOptions, settings: Settings, progress: Progress
 ) -> LengthRouter:
-    return LengthRouter(1 / 8 if options.steep else 0.0, {"seed": seed, "rows": len(comparisons)})
+    return LengthRouter(0.5 if options.steep else 0.0, {"seed": seed, "rows": len(comparisons)})
 
 
-@pytest.fixture(autouse=True)
-def length_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROUTERS, "lengths", f"{__name__}:LengthRouter")
-    monkeypatch.setitem(METHODS, "lengths", f"{__name__}:LengthOptions")
-    monkeypatch.setitem(globals(), "fit", fit_lengths)  # what the registry looks for in a method's module
+@pytest.fixture(autouse=True, scope="module")
+def length_method() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ROUTERS, "lengths", f"{__name__}:LengthRouter")
+        patch.setitem(METHODS, "lengths", f"{__name__}:LengthOptions")
+        patch.setitem(globals(), "fit", fit_lengths)  # what the registry looks for in a method's module
+        yield
 
 
 fit_ensemble = fit
@@ -85,7 +87,14 @@ def ensemble(data: Labels, *, seed: int = 0, **options: Any) -> EnsembleRouter:
 
 @pytest.fixture(scope="module")
 def data() -> Labels:
-    return sums(300)
+    """Prompts of many lengths, which say nothing."""
+    short = sums(260)
+    return labels([text + " please" * (i % 8) for i, text in enumerate(short.prompts)], short.gain.tolist())
+
+
+@pytest.fixture(scope="module")
+def fitted(length_method: None, data: Labels) -> EnsembleRouter:
+    return ensemble(data)
 
 
 @pytest.fixture
@@ -133,36 +142,42 @@ def test_an_explanation_holds_those_of_the_members(pair: list[Member]) -> None:
     assert [(one["weight"], one["router"]) for one in why["members"]] == [(0.75, "lengths"), (0.25, "lengths")]
 
 
-def test_fitted_members_learn_and_the_mean_is_calibrated(data: Labels) -> None:
-    router = ensemble(data)
-    hard, easy = router.win_rates(["Tell me 7 things of ring field", "Tell me 7 things of paint shade"], "s", "w")
+def test_fitted_members_learn_and_the_mean_is_calibrated(fitted: EnsembleRouter) -> None:
+    hard, easy = fitted.win_rates(["Tell me 7 things of ring field", "Tell me 7 things of paint shade"], "s", "w")
     assert hard > easy
-    # One member always says .5 or so, which draws the mean there: calibration spreads it again.
-    measured = router.metadata["metrics"]["calibration"]
+    # One member says that strong wins more, the longer a prompt: the mean is too high.
+    measured = fitted.metadata["metrics"]["calibration"]
     assert measured["applied"]
     assert measured["error_after"] < measured["error_before"]
-    assert router.calibration.scale > 1.2
-    assert router.metadata["data"]["rows"] == 300
-    assert [member.weight for member in router.members] == [0.5, 0.5]
+    assert fitted.metadata["data"]["rows"] == 260
 
 
-def test_any_prompt_gets_a_win_rate_and_an_explanation(data: Labels) -> None:
-    router = ensemble(data)
-    quality, std = router.score(ODD, ["weak", "strong"])
+def test_a_member_whose_win_rates_hardly_spread_weighs_as_much_as_one_whose_do(
+    data: Labels, fitted: EnsembleRouter
+) -> None:
+    wide, narrow = fitted.members
+    assert wide.weight + narrow.weight == pytest.approx(1)
+    assert narrow.weight > 0.6
+    spread = [one.weight * one.router.win_rates(data.prompts, "strong", "weak").std() for one in (narrow, wide)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.5)
+
+
+def test_any_prompt_gets_a_win_rate_and_an_explanation(fitted: EnsembleRouter) -> None:
+    quality, std = fitted.score(ODD, ["weak", "strong"])
     assert ((quality >= 0) & (quality <= 1) & (std >= 0) & (std <= 1)).all()
     for prompt in ODD:
-        json.dumps(router.explain(prompt))
+        json.dumps(fitted.explain(prompt))
 
 
-def test_the_same_seed_gives_the_same_router_and_seeds_add_members(data: Labels) -> None:
+def test_the_same_seed_gives_the_same_router_and_seeds_add_members() -> None:
     prompts = sums(20, seed=5).prompts
-    first, again = (ensemble(data, seed=3, methods="gain", seeds=2) for _ in range(2))
+    first, again = (ensemble(sums(60), seed=3, methods="gain", seeds=2) for _ in range(2))
     assert first.win_rates(prompts, "s", "w").tolist() == again.win_rates(prompts, "s", "w").tolist()
     assert [member.router.metadata["seed"] for member in first.members] == [3, 4]  # type: ignore[attr-defined]
 
 
-def test_a_saved_ensemble_is_the_same_when_loaded(data: Labels, tmp_path: Path) -> None:
-    router = ensemble(data, stacking=True)
+def test_a_saved_ensemble_is_the_same_when_loaded(fitted: EnsembleRouter, tmp_path: Path) -> None:
+    router = fitted
     router.save(tmp_path / "e")
     loaded = load_router(tmp_path / "e", make_settings())
     assert isinstance(loaded, EnsembleRouter)
@@ -174,7 +189,8 @@ def test_a_saved_ensemble_is_the_same_when_loaded(data: Labels, tmp_path: Path) 
 
 
 def test_few_labels_give_a_plain_mean() -> None:
-    router = ensemble(sums(60))
+    router = ensemble(sums(40))
+    assert [member.weight for member in router.members] == [0.5, 0.5]
     assert router.calibration == Calibration()
     assert router.metadata["metrics"]["calibration"]["held_out"] == 0
 
@@ -188,6 +204,13 @@ def test_without_a_pair_of_models_the_mean_is_plain() -> None:
     router = fit_ensemble(unpaired, seed=0, options=options, settings=make_settings())
     assert router.calibration == Calibration()
     assert router.metadata["pair"] is None
+
+
+def test_weights_may_be_equal_or_stacked(data: Labels) -> None:
+    assert [member.weight for member in ensemble(data, weights="equal").members] == [0.5, 0.5]
+    knows, does_not = ensemble(data, weights="stacked").members
+    assert knows.weight + does_not.weight == pytest.approx(1)
+    assert [member.weight for member in ensemble(data, calibration_share=0.0).members] == [0.5, 0.5]
 
 
 def test_stacking_gives_the_weight_to_who_knows() -> None:
@@ -220,7 +243,7 @@ def test_stacking_is_finite_where_members_are_certain_or_all_wrong() -> None:
         ({"methods": "gain,lengths", "seeds": 17}, "2 to 32 members"),
         ({"methods": "gain,lengths", "seeds": 0}, "2 to 32 members"),
         ({"methods": "gain,lengths", "calibration_share": 0.9}, "calibration_share"),
-        ({"methods": "gain,lengths", "calibration_share": 0.0, "stacking": True}, "stacking"),
+        ({"methods": "gain,lengths", "weights": "best"}, "'best' is none of spread, equal, stacked"),
     ],
 )
 def test_options_that_make_no_ensemble_are_refused(options: dict[str, Any], reason: str) -> None:
