@@ -18,6 +18,7 @@ DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 
 # method -> module:class
 METHODS = {
+    "causal_llm": "routing_service.routers.causal_llm:CausalLLMRouter",
     "ensemble": "routing_service.routers.ensemble:EnsembleRouter",
     "gain": "routing_service.routers.gain:GainRouter",
     "matrix_factorization": "routing_service.routers.matrix_factorization:MatrixFactorizationRouter",

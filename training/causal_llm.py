@@ -1,0 +1,173 @@
+"""Fitting the causal_llm router: a language model is fine-tuned to answer the instructions with the right label.
+
+All weights are trained, as published, or LoRA's alone, which are merged into the model's before it is saved; the rows
+of the label tokens always. They start as the rows of the letters or digits that the instructions name.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from routing_service import device
+from routing_service.errors import ScoringError
+from routing_service.routers.causal_llm import CausalLLMRouter, Judge, Precision
+from routing_service.routers.causal_prompts import FORMS, PromptTokens, Question, ask
+from routing_service.settings import Settings
+from training.calibration import HOLD_OUT_SEED, calibrated
+from training.causal_base import load_base, plain_tokens, taken_apart
+from training.causal_examples import JudgedExamples, JudgedPrompts, LabelModel, Vector, judged, label_weights
+from training.comparisons import ROLES, Comparisons
+from training.data import DataError, draw
+from training.methods import Progress, silent
+from training.schedule import Schedule
+from training.torch_fitting import seeded, train
+
+LEARNING_RATES = {"lora": 2e-4, "full": 1e-6}  # the published one is that of full fine-tuning of 8 billion weights
+STORED = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLLMOptions:
+    """`learning_rate` 0: 2e-4 for LoRA, 1e-6 for full fine-tuning. `epochs` 0: the model as it is, calibrated."""
+
+    base: str = "smollm2"  # a packaged model, a .gguf file, a directory, or a name on a hub
+    form: str = "pairwise"  # pairwise: strong, tie, weak; scores: Anyscale's 1 to 5
+    adapter: str = "lora"  # lora or full
+    rank: int = 16
+    learning_rate: float = 0.0
+    epochs: float = 3.0
+    max_steps: int = 2000
+    minibatch: int = 8
+    forward_tokens: int = 2048  # of prompts that pass through the model at once: a minibatch may take several passes
+    max_tokens: int = 2048  # of a row; longer prompts lose their middle
+    weight_decay: float = 0.01
+    patience: int = 3
+    validation_share: float = 0.2  # of the prompts: stops the fit early and calibrates; 0 for neither
+    precision: Precision = "auto"  # of scoring; auto: 8-bit integers on a CPU, bfloat16 on CUDA
+    stored: str = "bfloat16"  # or float32: the weights in the artifact
+
+    def __post_init__(self) -> None:
+        choices: list[tuple[str, Collection[str]]] = [("form", FORMS), ("adapter", LEARNING_RATES), ("stored", STORED)]
+        for name, known in [*choices, ("precision", get_args(Precision))]:
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} must be one of {', '.join(known)}")
+        if not (1 <= self.rank <= 1024 and 32 <= self.max_tokens <= 131_072 and self.epochs >= 0):
+            raise DataError("rank must be 1 to 1,024, max_tokens 32 to 131,072, epochs 0 or more")
+        if not 0 <= self.validation_share <= 0.5:
+            raise DataError("validation_share must be 0 to 0.5")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """DataError for values that make no sense."""
+        return Schedule(
+            learning_rate=self.learning_rate or LEARNING_RATES[self.adapter],
+            epochs=self.epochs or 1,
+            max_steps=self.max_steps,
+            minibatch=self.minibatch,
+            forward_tokens=self.forward_tokens,
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+        )
+
+
+def fit(
+    comparisons: Comparisons,
+    *,
+    seed: int,
+    options: CausalLLMOptions,
+    settings: Settings,
+    progress: Progress = silent,
+) -> CausalLLMRouter:
+    """Fine-tune on the comparisons of the pair, and calibrate on prompts held out. Same seed, same router.
+
+    DataError for a model that cannot be loaded or asked, no comparison of the pair, no rating for the form `scores`.
+    One-sided data give a router that says so.
+    """
+    form = FORMS[options.form]
+    known = judged(comparisons, form)
+    held, kept = _split(known, options.validation_share, seed)
+    judge, question = _base(options)
+    tokens = _tokens(judge, question)
+    weights = label_weights(kept) if options.epochs else np.ones(len(form.labels))
+    history: dict[str, Any] | None = None
+    if options.epochs:
+        judge, history = _tuned(judge, kept, held, tokens, weights, seed, options, settings, progress)
+    # What the labels' weights did to the logits is undone.
+    judge = replace(judge, bias=judge.bias.cpu() - torch.from_numpy(np.log(weights)))
+    judge = judge.moved(device.choose(settings.routing.device), STORED[options.stored])
+    metadata: dict[str, Any] = {
+        "seed": seed,
+        "options": asdict(options),
+        "data": {
+            "fingerprint": comparisons.fingerprint(),
+            "rows": len(known),
+            "sources": dict(Counter(comparisons.labels().source)),
+        },
+    }
+    router = CausalLLMRouter(judge, question, precision=options.precision, metadata=metadata)
+    with progress("calibrating", len(held)) as advance:
+        rates = router.raw_win_rates(held.prompts, [ROLES])[:, 0] if len(held) else np.empty(0)
+        advance(len(held))
+    router.calibration, measured = calibrated(rates, held.outcome, held.weight, seed=seed)
+    metadata["metrics"] = {"fit": history, "label_weights": weights.tolist(), "calibration": measured}
+    return router
+
+
+def _split(known: JudgedPrompts, share: float, seed: int) -> tuple[JudgedPrompts, JudgedPrompts]:
+    """Held out and kept, by prompt; none held out where nothing else would be left to fit on."""
+    held = np.array([draw(prompt, seed + HOLD_OUT_SEED) < share * 2**64 for prompt in known.prompts], dtype=bool)
+    if held.all():
+        held[:] = False
+    return known.take(held), known.take(~held)
+
+
+def _base(options: CausalLLMOptions) -> tuple[Judge, Question]:
+    form = FORMS[options.form]
+    model, tokenizer = load_base(options.base)
+    judge = taken_apart(model, tokenizer, plain_tokens(tokenizer, form.plain))
+    positions = getattr(judge.body.config.get_text_config(), "max_position_embeddings", None) or options.max_tokens
+    return judge, ask(form, tokenizer, min(options.max_tokens, positions))
+
+
+def _tokens(judge: Judge, question: Question) -> PromptTokens:
+    try:
+        return PromptTokens(judge.tokenizer, question)
+    except ScoringError as error:
+        raise DataError(f"the model {judge.body.config.model_type} cannot be asked: {error}") from None
+
+
+def _tuned(
+    judge: Judge,
+    kept: JudgedPrompts,
+    held: JudgedPrompts,
+    tokens: PromptTokens,
+    weights: Vector,
+    seed: int,
+    options: CausalLLMOptions,
+    settings: Settings,
+    progress: Progress,
+) -> tuple[Judge, dict[str, Any]]:
+    """The fine-tuned model, LoRA merged, and how it went."""
+    body = judge.body
+    if options.adapter == "lora":
+        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear")
+        with seeded(seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to go
+            body = get_peft_model(body, config)
+    model = LabelModel(body, judge, tokens.prefix)
+    fitted, unseen = (JudgedExamples(part, tokens, weights) for part in (kept, held))
+    history = train(
+        model, fitted, unseen, options.schedule(), seed=seed, device=device.choose(settings.routing.device),
+        progress=progress, title="fitting causal_llm",
+    )  # fmt: skip
+    if options.adapter == "lora":
+        body = body.merge_and_unload()
+    return replace(judge, body=body.eval().requires_grad_(False), labels=model.labels.detach()), history.as_dict()
