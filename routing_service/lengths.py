@@ -140,14 +140,15 @@ def _design(points: Points, landmarks: Points) -> Vector:
 
 
 def _solve(points: Points, landmarks: Points, target: Vector, ridge: float) -> Vector:
-    width = 1 + points.shape[1] - 1 + len(landmarks)
-    gram, moment = ridge * np.eye(width), np.zeros(width)
+    width = points.shape[1] + len(landmarks)
+    gram: Vector = ridge * np.eye(width)
+    moment = np.zeros(width)
     gram[0, 0] = 1e-6  # the intercept is free
     for start in range(0, len(points), MINIBATCH):
         design = _design(points[start : start + MINIBATCH], landmarks)
         gram += design.T @ design
         moment += design.T @ target[start : start + MINIBATCH]
-    weight: Vector = np.linalg.solve(gram, moment)
+    weight: Vector = np.linalg.solve(gram, moment).astype(np.float64)
     return weight
 
 

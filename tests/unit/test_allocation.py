@@ -81,7 +81,7 @@ def test_no_assignment_beats_it_by_more_than_the_gap(batch: Batch, budget: int) 
     assert plan.gap <= 2 * np.ptp(quality, axis=1).max(initial=0) + 1e-9
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.floats(0.05, 0.9))
 def test_the_gap_reaches_up_to_what_an_exact_solver_finds(seed: int, m: int, share: float) -> None:
     draw, n = np.random.default_rng(seed), 60
@@ -92,7 +92,7 @@ def test_the_gap_reaches_up_to_what_an_exact_solver_finds(seed: int, m: int, sha
     once = np.kron(np.eye(n), np.ones(m))
     gain = (2 * (quality - quality[:, :1])).ravel()
     limits = [LinearConstraint(once, 1, 1), LinearConstraint(cost.reshape(1, -1), -np.inf, budget)]
-    best = milp(-gain, constraints=limits, integrality=np.ones(n * m), bounds=Bounds(0, 1))
+    best = milp(-gain, constraints=limits, integrality=np.ones(n * m), bounds=Bounds(0, 1), options={"mip_rel_gap": 0})
     assert plan.expected_gain <= -best.fun + 1e-6
     assert -best.fun <= plan.expected_gain + plan.gap + 1e-6
 

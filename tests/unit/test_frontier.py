@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def test_every_rung_costs_and_gains_more_and_stays_within_its_budget() -> None:
     rungs = frontier(RANKING, STD)
     assert len(rungs) == len(RUNGS)
     assert all(rung.cost <= rung.budget for rung in rungs)
-    assert all(a.cost <= b.cost and a.gain <= b.gain for a, b in zip(rungs, rungs[1:], strict=False))
+    assert all(a.cost <= b.cost and a.gain <= b.gain for a, b in pairwise(rungs))
     assert rungs[0].share == (1.0, 0.0, 0.0)
     assert (rungs[0].cost, rungs[0].gain) == (COST[:, 0].sum(), 0)
     assert rungs[-1].recovered == pytest.approx(1)
