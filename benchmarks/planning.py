@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routing_service.lengths import fit as fit_lengths
-from routing_service.planning import damping
+from routing_service.planning import damping_of
 from training.data import Labels
 from training.gain import fit_labels
 
@@ -130,7 +130,8 @@ Ranking = Callable[[Vector, Vector, np.random.Generator], Vector]  # gain, extra
 
 def plan(power: float | None) -> Ranking:
     def rank(gain: Vector, extra: Vector, draw: np.random.Generator) -> Vector:
-        p = damping((extra * 1e9).astype(np.int64)) if power is None else power
+        nano = np.column_stack([np.zeros(len(extra)), extra * 1e9]).astype(np.int64)
+        p = damping_of(nano).power if power is None else power
         key: Vector = np.where(gain > 0, gain / np.maximum(extra, 1e-12) ** p, gain)
         return key
 

@@ -15,7 +15,8 @@ import click
 from cli.client import Api, ApiError, Batch, connected, connection_options
 from cli.inputs import FORMATS, STDIN, Prepared, prepared
 
-MODES = ("plan", "share", "threshold")
+MODES = ("plan", "target_quality", "share", "threshold")
+MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 
 class Usd(click.ParamType[str]):
@@ -43,6 +44,11 @@ class Usd(click.ParamType[str]):
 @click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write errors; implies --wait.")
 @click.option("--mode", type=click.Choice(MODES), help="How requests are shared out. Default: plan.")
 @click.option("--strong-share", type=click.FloatRange(0, 1), help="Of mode share: the share to the strong model.")
+@click.option(
+    "--target-quality",
+    type=click.FloatRange(0, 1),
+    help="Of mode target_quality: the share of the expected gap between weak and strong, at the least cost.",
+)
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Of mode threshold: the least win rate for strong.")
 @click.option("--router", help="The router to score with. Default: the server's.")
 @click.option("--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when it is spent. Default: stop.")
@@ -82,11 +88,11 @@ def submit(
 
 
 def routing_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as the API's `routing` object; a share or a threshold implies its mode."""
+    """The options that were given, as the API's `routing` object; what belongs to a mode implies it."""
     routing = {key: value for key, value in options.items() if value is not None}
     if "budget" in routing:
         routing["budget_usd"] = routing.pop("budget")
-    for key, mode in (("strong_share", "share"), ("threshold", "threshold")):
+    for key, mode in MODE_OPTIONS.items():
         if key in routing and routing.setdefault("mode", mode) != mode:
             raise click.UsageError(f"--{key.replace('_', '-')} belongs to --mode {mode}, not {routing['mode']}")
         if routing.get("mode") == mode and key not in routing:

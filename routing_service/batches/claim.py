@@ -35,6 +35,7 @@ from routing_service.batches.claim_rows import (
     stopped_models,
 )
 from routing_service.batches.pausing import pause_for_budget, pause_for_models
+from routing_service.batches.planned_models import planned_models
 from routing_service.models import Reason
 from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
@@ -76,14 +77,15 @@ def claim(
     result = Claim()
     if plan is None:
         return result
-    if pause_for_models(session, batch_id, (plan.cheapest, plan.strongest), settings):
+    if pause_for_models(session, batch_id, plan.candidates, settings):
         return result
     slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
     rows = candidates(session, plan, settings.dispatch.bite, slots)
     if not rows:
         return result
     balances = ledger.lock_budgets(session, budget_ids(session, batch_id))
-    taking = _Taking(settings, prices, plan, balances, slots, result)
+    planned = planned_models(rows, plan, settings, prices)
+    taking = _Taking(settings, prices, plan, planned, balances, slots, result)
     for row in rows:
         taking.consider(row)
     _write(session, pump_id, plan, taking, [b.budget_id for b in balances])
@@ -98,11 +100,13 @@ class _Taking:
         settings: Settings,
         prices: PriceBook,
         plan: Plan,
+        planned: dict[int, str],
         balances: list[ledger.Balance],
         slots: dict[str, int],
         result: Claim,
     ) -> None:
         self.settings, self.prices, self.plan, self.slots, self.result = settings, prices, plan, slots, result
+        self.planned = planned  # by line
         self.headroom = min(balance.headroom for balance in balances)
         self.floor = plan.floor_nano
         self.in_flight = any(balance.reserved for balance in balances)
@@ -137,11 +141,8 @@ class _Taking:
     def _wanted(self, row: Row[Any]) -> tuple[str, Reason]:
         if row.pinned is not None:
             return row.pinned, Reason.PINNED
-        upgraded = row.ratio > self.plan.shadow_price or (
-            row.ratio == self.plan.shadow_price and row.line <= self.plan.cut_line
-        )
         reason = Reason.UNSCORED if row.win_rate is None else _REASONS.get(self.plan.mode, Reason.PLAN)
-        return (self.plan.strongest if upgraded else self.plan.cheapest), reason
+        return self.planned[row.line], reason
 
     def _choice(self, row: Row[Any], model: str, reason: Reason) -> Choice:
         settings = self.settings.models[model]

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.errors import LeaseLostError
 from routing_service.models import Reason, RequestState
+from routing_service.planning import Damping
 from routing_service.pricing import Price
 from routing_service.settings import Settings
 
@@ -22,15 +23,19 @@ from routing_service.settings import Settings
 @dataclass(frozen=True, slots=True)
 class Plan:
     batch_id: str
-    cheapest: str
-    strongest: str
+    candidates: tuple[str, ...]  # the cheapest first
     mode: str
+    damping: Damping | None
     stops: bool  # on_budget: stop
     unscored: bool
     shadow_price: float
     cut_line: int
     floor_nano: int
     router_version_id: int | None
+
+    @property
+    def cheapest(self) -> str:
+        return self.candidates[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,9 @@ def hold_lease(session: Session, pump_id: int) -> None:
 def lock_plan(session: Session, batch_id: str) -> Plan | None:
     row = session.execute(
         text(
-            "select id, candidates, options, unscored, shadow_price, cut_line, floor_nano, router_version_id"
-            " from batches where id = :id and state = 'in_progress' and planned_at is not null and paused is null"
-            " and expires_at > now() for no key update"
+            "select id, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price, cut_line, floor_nano,"
+            " router_version_id from batches where id = :id and state = 'in_progress' and planned_at is not null"
+            " and paused is null and expires_at > now() for no key update"
         ),
         {"id": batch_id},
     ).one_or_none()
@@ -61,9 +66,9 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         return None
     return Plan(
         row.id,
-        row.candidates[0],
-        row.candidates[-1],
+        tuple(row.candidates),
         row.options.get("mode", "plan"),
+        Damping(row.cost_power, tuple(row.mean_extra_nano)) if row.mean_extra_nano else None,
         row.options.get("on_budget", "stop") == "stop",
         row.unscored,
         row.shadow_price,
@@ -78,7 +83,7 @@ _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select line, pinned, max_cost_nano, input_bytes, output_cap, choices, win_rate, quality, ratio, floor_nano, attempts,
-       cost_nano, body
+       cost_nano, expected_cost_nano, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now()) and {side}
 order by ratio {direction}, line {direction} limit :limit for update skip locked
 """
@@ -87,13 +92,14 @@ order by ratio {direction}, line {direction} limit :limit for update skip locked
 def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]) -> list[Row[Any]]:
     """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model."""
     values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line}
-    strong = min(bite, slots.get(plan.strongest, 0)) if plan.strongest != plan.cheapest else 0
+    dearer = plan.candidates[1:]
+    strong = min(bite, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
         query = text(_ROWS.format(side=_UPGRADED, direction="desc"))
         rows += session.execute(query, values | {"limit": strong}).all()
     # The weak end also holds what is pinned to models outside the plan.
-    weak = min(bite, sum(free for model, free in slots.items() if model != plan.strongest or strong == 0))
+    weak = min(bite, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
         query = text(_ROWS.format(side=_KEPT, direction="asc"))
         rows += session.execute(query, values | {"limit": weak}).all()

@@ -29,6 +29,7 @@ from routing_service.pricing import PriceBook, to_nano
 from routing_service.routers import canonical, check_name
 from routing_service.settings import Settings
 
+MOST_CANDIDATES = 16
 MAX_WINDOW = timedelta(days=7)
 RETRY_WINDOW = timedelta(minutes=10)
 MAX_METADATA = (16, 64, 512)  # pairs, characters of a key, of a value
@@ -146,9 +147,9 @@ def _router(options: BatchOptions, settings: Settings) -> str:
 
 def _candidates(settings: Settings) -> tuple[str, ...]:
     candidates = settings.candidates
-    if len(candidates) not in (1, 2):
+    if not 1 <= len(candidates) <= MOST_CANDIDATES:
         raise InvalidRequestError(
-            f"this version routes between one or two models, and {len(candidates)} are configured as candidates",
+            f"a batch is routed between 1 and {MOST_CANDIDATES} models; {len(candidates)} are configured as candidates",
             code="candidates_not_supported",
         )
     return candidates

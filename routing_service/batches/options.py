@@ -13,9 +13,9 @@ from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
-NOT_YET = ("dedupe", "plan_id", "explore_share", "target_quality")
-NOT_YET_VALUES = {("mode", "target_quality"), ("on_failure", "fallback")}
-MODE_OPTIONS = {"strong_share": "share", "threshold": "threshold"}
+NOT_YET = ("dedupe", "plan_id", "explore_share")
+NOT_YET_VALUES = {("on_failure", "fallback")}
+MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 
 def _number(value: Any) -> Any:

@@ -1,46 +1,22 @@
 """Plan: the batch is allocated under its budget. What is stored is the cut, not a row a request.
 
 What may be spent on upgrades is the budget less the floor (what the cheapest models will probably cost) less one worst
-case of theirs, so that the last of them can still be reserved.
+case of theirs, so that the last of them can still be reserved. Requests are ranked by gain per dollar; where expected
+costs hardly differ, their differences are mostly error, and count less (`planning.Damping`).
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import numpy as np
-import numpy.typing as npt
-import psycopg
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from routing_service.batches.ranking import BY_COST
+from routing_service.batches.scored import Scored, read_scored, write_ratios
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
-from routing_service.planning import Ints, Plan, cut, cut_share, cut_threshold
-from routing_service.pricing import NO_CAP, price_book
+from routing_service.planning import Damping, Floats, Plan, Ranking, damping_of, steps
 from routing_service.settings import Settings
-
-# Rows of fixed width come out of a binary COPY as a table that numpy reads in place: a million in a second.
-_COPY = f"""
-copy (select line, ratio, coalesce(2 * (quality[cardinality(quality)] - quality[1]), 0)::float8, floor_nano,
-             expected_cost_nano[cardinality(expected_cost_nano)] - expected_cost_nano[1], pinned is not null,
-             coalesce(array_position(%s::text[], coalesce(pinned, %s)), 0),
-             input_bytes, coalesce(output_cap, {NO_CAP}), choices
-      from requests where batch_id = %s and state = 'scored') to stdout (format binary)
-"""  # noqa: S608
-_FIELDS = {
-    "line": ">i4",
-    "ratio": ">f8",
-    "gain": ">f8",
-    "base": ">i8",
-    "extra": ">i8",
-    "pinned": "?",
-    "model": ">i4",  # whichever the floor counts: number of its key among the configured ones, from 1
-    "input_bytes": ">i4",
-    "output_cap": ">i8",
-    "choices": ">i2",
-}
-_HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
 
 def plan(database: Database, settings: Settings, batch_id: str) -> bool:
@@ -56,10 +32,14 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
             return False
         if batch.planned_at is not None:
             return False
-        table = scored_table(session, batch, list(settings.models))
-        made = _allocate(table, _available(session, batch), batch, settings)
+        table = read_scored(session, batch, settings)
+        damping = _damping(table, batch)
+        step = _ranked(table, batch, damping, settings)
+        made = cut(table, step, _available(session, batch), batch, settings)
         if not still_in_progress(session, batch):
             return False
+        if damping is not None:
+            _store_damping(session, batch, damping, table, step)
         now = session.scalars(select(func.clock_timestamp())).one()
         batch.shadow_price = made.shadow_price
         batch.cut_line = made.cut_line
@@ -67,6 +47,12 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         batch.expected_cost_nano = made.expected_cost
         batch.planned_at = now
         return True
+
+
+def _store_damping(session: Session, batch: Batch, damping: Damping, table: Scored, step: Floats) -> None:
+    batch.cost_power, batch.mean_extra_nano = damping.power, list(damping.mean)
+    kept = table.pinned | ~np.isfinite(table.ratio)
+    write_ratios(session, batch.id, table.line, np.where(kept, table.ratio, step[:, 1:].max(axis=1)))
 
 
 def _open_ranges(session: Session, batch_id: str) -> bool:
@@ -85,44 +71,38 @@ def _available(session: Session, batch: Batch) -> int:
     return budget.limit_nano - budget.settled_nano - budget.reserved_nano
 
 
-def scored_table(session: Session, batch: Batch, models: list[str]) -> npt.NDArray[Any]:
-    """The batch's scored requests as a structured array."""
-    field = [("width", ">i4"), ("value", "")]
-    row: list[Any] = [("fields", ">i2")]
-    row += [(name, np.dtype([field[0], ("value", kind)])) for name, kind in _FIELDS.items()]
-    connection = cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)
-    values = (models, batch.candidates[0], batch.id)
-    data = bytearray()
-    with connection.cursor() as cursor, cursor.copy(_COPY, values) as copy:
-        for block in copy:
-            data += block
-    rows = (len(data) - _HEADER_BYTES - _TRAILER_BYTES) // np.dtype(row).itemsize
-    return np.frombuffer(data, dtype=row, count=rows, offset=_HEADER_BYTES)
+def batch_damping(batch: Batch) -> Damping | None:
+    """The damping that the batch was planned with."""
+    return Damping(batch.cost_power, tuple(batch.mean_extra_nano)) if batch.mean_extra_nano else None
 
 
-def _allocate(table: npt.NDArray[Any], available: int, batch: Batch, settings: Settings) -> Plan:
-    def column(name: str, kind: Any = np.int64) -> Any:
-        return table[name]["value"].astype(kind)
+def _damping(table: Scored, batch: Batch) -> Damping | None:
+    """None where the mode does not rank by costs, or they count in full."""
+    if len(batch.candidates) < 2 or batch.options.get("mode", "plan") not in BY_COST:
+        return None
+    found = damping_of(table.cost[~table.pinned])
+    return found if found.power < 1 else None
 
-    pinned = column("pinned", np.bool_)
-    ratio, line = column("ratio", np.float64), column("line")
-    gain = np.where(pinned, 0.0, column("gain", np.float64))  # the client decided, not the plan
-    base, extra = column("base"), np.where(pinned, 0, column("extra"))
+
+def _ranked(table: Scored, batch: Batch, damping: Damping | None, settings: Settings) -> Floats:
+    """The steps of a batch that is planned now, shape (n, m). A pair's stored ratios are plain: gain per dollar."""
+    found = table.steps(batch.candidates, batch.options.get("mode", "plan"), damping, settings)
+    if damping is not None and len(batch.candidates) == 2:
+        # What a cap forbids, what gains nothing and what is pinned stays where it is.
+        found[:, 1] = np.where(np.isfinite(table.ratio), steps(table.cost, table.quality, damping)[:, 1], table.ratio)
+    return found
+
+
+def cut(table: Scored, step: Floats, available: int, batch: Batch, settings: Settings) -> Plan:
+    """The plan of a batch's mode. `available`: what of its budget may still be spent, in nano-dollars."""
+    ranking = Ranking.of(table.cost, table.quality, table.line, step)
     mode = batch.options.get("mode", "plan")
     if mode == "share":
-        return cut_share(ratio, gain, base, extra, line, float(batch.options["strong_share"]))
+        return ranking.share(float(batch.options["strong_share"]))
     if mode == "threshold":
-        return cut_threshold(ratio, gain, base, extra, float(batch.options["threshold"]))
-    sizes = [column(name) for name in ("input_bytes", "output_cap", "choices")]
-    margin = largest_worst_case(column("model"), sizes, settings)
-    return cut(ratio, gain, base, extra, line, available - margin)
-
-
-def largest_worst_case(model: Ints, sizes: list[Ints], settings: Settings) -> int:
-    """The most that one request can cost at the model that the floor counts for it."""
-    prices = price_book(settings)
-    largest = 0
-    for number, (key, model_settings) in enumerate(settings.models.items(), start=1):
-        mine = [size[model == number] for size in sizes]
-        largest = max(largest, int(prices.worst_cases(key, model_settings, *mine).max(initial=0)))
-    return largest
+        return ranking.threshold(float(batch.options["threshold"]))
+    within = ranking.within(available - table.largest_worst_case(settings))
+    if mode == "target_quality":
+        wanted = ranking.reaching(float(batch.options["target_quality"]))
+        return min(within, wanted, key=lambda plan: plan.expected_cost)
+    return within

@@ -1,4 +1,4 @@
-"""What a batch's requests are ranked by: costs by candidate, and the ratio that the plan cuts. Arrays in and out."""
+"""What a batch's requests are ranked by: costs by candidate, and the steps that the plan cuts. Arrays in and out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.planning import Floats, Ints, gains, ratios
+from routing_service.planning import NEVER, Floats, Ints, steps
 from routing_service.pricing import NO_CAP, PriceBook
 from routing_service.settings import Settings
+
+Bools = npt.NDArray[np.bool_]
+BY_COST = frozenset(("plan", "target_quality"))  # modes that rank by gain per dollar
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +38,50 @@ class Columns:
             pinned=[row.pinned for row in rows],
         )
 
+    @property
+    def sizes(self) -> tuple[Ints, Ints, Ints]:
+        """What a call's cost depends on besides its model."""
+        return self.input_bytes, self.output_cap, self.choices
+
 
 def expected_costs(columns: Columns, candidates: Sequence[str], settings: Settings, prices: PriceBook) -> Ints:
     """Nano-dollars that each candidate's answer will probably cost, shape (n, m)."""
-    sizes = (columns.input_bytes, columns.output_cap, columns.choices)
-    return np.column_stack([prices.expected_costs(key, settings.models[key], *sizes) for key in candidates])
+    return np.column_stack([prices.expected_costs(key, settings.models[key], *columns.sizes) for key in candidates])
 
 
-def rank(mode: str, win_rate: npt.NDArray[np.floating] | None, quality: npt.NDArray[np.floating], cost: Ints) -> Floats:
-    """What the mode ranks by, shape (n,). `win_rate` is None where no router gave one; no threshold is reached then."""
-    if quality.shape[1] == 1:
-        return np.full(len(quality), -np.inf)
-    if mode == "threshold":
-        return np.full(len(quality), -np.inf) if win_rate is None else win_rate.astype(np.float64)
-    gain = gains(quality)
-    return gain if mode == "share" else ratios(gain, cost)
+def allowed(columns: Columns, candidates: Sequence[str], settings: Settings, prices: PriceBook) -> Bools:
+    """Which candidates the line's `max_cost_usd` can afford at their worst, shape (n, m); the cheapest is never taken
+    away here, for it is what is left."""
+    worst = [prices.worst_cases(key, settings.models[key], *columns.sizes) for key in candidates]
+    may: Bools = np.column_stack(worst) <= columns.max_cost_nano[:, None]
+    may[:, 0] = True
+    return may
 
 
-def fix(ratio: Floats, columns: Columns, strong: str, settings: Settings, prices: PriceBook) -> Floats:
-    """The ratio with what is not for the plan to decide: +inf for what is pinned to the strong model, -inf for what
-    is pinned elsewhere or could cost more there than its line allows."""
-    worst = prices.worst_cases(
-        strong, settings.models[strong], columns.input_bytes, columns.output_cap, columns.choices
-    )
+def rank(
+    mode: str, win_rate: npt.NDArray[np.floating] | None, quality: npt.NDArray[np.floating], cost: Ints, may: Bools
+) -> Floats:
+    """What the mode ranks by: the step at which each candidate is reached, shape (n, m), as `planning.steps`.
+
+    `may`: `allowed`. `win_rate` is None where no router gave one; no threshold is reached then. Of more than two
+    candidates only the modes that rank by cost use those in the middle.
+    """
+    if mode in BY_COST:
+        return steps(cost, np.where(may, quality, NEVER))
+    found = np.full(quality.shape, NEVER)
+    found[:, 0] = np.inf
+    if quality.shape[1] > 1:
+        strong = 2.0 * (quality[:, -1].astype(np.float64) - quality[:, 0])
+        if mode == "threshold":
+            strong = np.full(len(quality), NEVER) if win_rate is None else win_rate.astype(np.float64)
+        found[:, -1] = np.where(may[:, -1], strong, NEVER)
+    return found
+
+
+def first_steps(step: Floats, columns: Columns, candidates: Sequence[str]) -> Floats:
+    """The ratio that a request is claimed by, shape (n,): its first step. What is pinned is not for the plan to decide:
+    +inf for a candidate above the cheapest, NEVER for any other model."""
+    ratio = step[:, 1:].max(axis=1, initial=NEVER)
     pinned = np.array([model is not None for model in columns.pinned], dtype=np.bool_)
-    to_strong = np.array([model == strong for model in columns.pinned], dtype=np.bool_)
-    ratio = np.where(worst <= columns.max_cost_nano, ratio, -np.inf)
-    return np.where(pinned, np.where(to_strong, np.inf, -np.inf), ratio)
+    dear = np.array([model in candidates[1:] for model in columns.pinned], dtype=np.bool_)
+    return np.where(pinned, np.where(dear, np.inf, NEVER), ratio)

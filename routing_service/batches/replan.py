@@ -9,17 +9,16 @@ gain become those of the whole batch under the new cut: settled, in flight, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service.batches.plan import largest_worst_case, scored_table, still_in_progress
+from routing_service.batches.plan import batch_damping, cut, still_in_progress
+from routing_service.batches.scored import Scored, read_scored
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
-from routing_service.planning import Plan, cut
 from routing_service.settings import Settings
 
 PRIOR_REQUESTS = 5  # of so many finished requests the prior weighs as much as what was seen
@@ -33,14 +32,17 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         batch = session.get(Batch, batch_id)
         if batch is None or batch.state is not BatchState.IN_PROGRESS or batch.planned_at is None:
             return False
-        if batch.options.get("mode", "plan") != "plan" or len(batch.candidates) != 2:
+        mode = batch.options.get("mode", "plan")
+        if mode != "plan" or len(batch.candidates) < 2:
             return False
-        table = scored_table(session, batch, list(settings.models))
+        table = read_scored(session, batch, settings)
         if not len(table) or not still_in_progress(session, batch):
             return False
         sent = _sent(session, batch)
         spent = _spent(session, batch, sent)
-        made = _cut(table, spent.available_nano, sent.factors, batch, settings)
+        step = table.steps(batch.candidates, mode, batch_damping(batch), settings)
+        corrected = _corrected(table, sent.factors, batch, settings)
+        made = cut(corrected, step, spent.available_nano, batch, settings)
         batch.shadow_price, batch.cut_line = made.shadow_price, made.cut_line
         batch.expected_cost_nano = spent.nano + made.expected_cost
         batch.expected_gain = sent.gain + made.expected_gain
@@ -51,7 +53,7 @@ def take_due(session: Session, batch_ids: Sequence[str]) -> list[str]:
     """Of the batches, those whose finished requests make a new cut worthwhile: once for each 5 % of a batch."""
     query = text(
         "update batches set replan_at = succeeded + failed + greatest(16, total / 20) where id = any(:ids)"
-        " and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan' and cardinality(candidates) = 2"
+        " and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan' and cardinality(candidates) > 1"
         " and replan_at <= succeeded + failed and succeeded > 0 and succeeded + failed < total returning id"
     )
     return list(session.scalars(query, {"ids": list(batch_ids)}))
@@ -73,7 +75,8 @@ class _Sent:
 _SENT = text(
     "select state::text, model, count(*) as requests, sum(cost_nano) as settled,"
     " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano)) as expected,"
-    " sum(2 * (quality[cardinality(quality)] - quality[1])::float8) filter (where pinned is null) as gain"
+    " sum(2 * (quality[array_position(cast(:models as text[]), model)] - quality[1])::float8)"
+    " filter (where pinned is null) as gain"
     " from requests where batch_id = :id and state in ('succeeded', 'dispatching') group by state, model"
 )
 
@@ -86,7 +89,7 @@ def _sent(session: Session, batch: Batch) -> _Sent:
             prior = float(row.expected) / row.requests * PRIOR_REQUESTS
             factors[row.model] = (float(row.settled) + prior) / (float(row.expected) + prior)
     flying = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")
-    return _Sent(factors, int(flying), sum(row.gain or 0.0 for row in rows if row.model == batch.candidates[-1]))
+    return _Sent(factors, int(flying), sum(row.gain or 0.0 for row in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +107,9 @@ def _spent(session: Session, batch: Batch, sent: _Sent) -> _Spent:
     return _Spent(spent, limit - spent)
 
 
-def _cut(table: Any, available: int, factors: dict[str, float], batch: Batch, settings: Settings) -> Plan:
-    def column(name: str, kind: Any = np.int64) -> Any:
-        return table[name]["value"].astype(kind)
-
-    strong = batch.candidates[-1]
-    pinned, base = column("pinned", np.bool_), column("base")
-    keys = np.array([factors.get(key, 1.0) for key in ("", *settings.models)])
-    corrected = (base * keys[column("model")]).astype(np.int64)
-    upgraded = ((base + column("extra")) * factors[strong]).astype(np.int64)
-    extra = np.where(pinned, 0, np.maximum(0, upgraded - corrected))
-    gain = np.where(pinned, 0.0, column("gain", np.float64))
-    sizes = [column(name) for name in ("input_bytes", "output_cap", "choices")]
-    margin = largest_worst_case(column("model"), sizes, settings)
-    return cut(column("ratio", np.float64), gain, corrected, extra, column("line"), available - margin)
+def _corrected(table: Scored, factors: dict[str, float], batch: Batch, settings: Settings) -> Scored:
+    """The same requests with costs as answers have shown them; what is pinned by the factor of its own model."""
+    by_model = np.array([factors.get(key, 1.0) for key in ("", *settings.models)])
+    by_candidate = np.array([factors[key] for key in batch.candidates])
+    factor = np.where(table.pinned[:, None], by_model[table.model][:, None], by_candidate)
+    return replace(table, cost=(table.cost * factor).astype(np.int64))

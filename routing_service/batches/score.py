@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from routing_service.batches.pausing import pause_for_models
-from routing_service.batches.ranking import Columns, expected_costs, fix, rank
+from routing_service.batches.ranking import Columns, allowed, expected_costs, first_steps, rank
 from routing_service.body import prompt_text
 from routing_service.db import Database
 from routing_service.errors import ClientError, ScoringError
@@ -157,14 +157,15 @@ def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, settings: Setti
     cost = expected_costs(columns, claim.candidates, settings, prices)
     quality = scores.quality
     win_rate = quality[:, -1] if scores.scored else None
-    ratio = rank(claim.mode, win_rate, quality, cost)
+    may = allowed(columns, claim.candidates, settings, prices)
+    step = rank(claim.mode, win_rate, quality, cost, may)
     return {
         "batch": claim.batch_id,
         "first": claim.first_line,
         "last": claim.last_line,
         "line": [row.line for row in rows],
         "win_rate": [None] * len(rows) if win_rate is None else win_rate.tolist(),
-        "ratio": fix(ratio, columns, claim.candidates[-1], settings, prices).tolist(),
+        "ratio": first_steps(step, columns, claim.candidates).tolist(),
         "quality": _array_texts(quality.tolist()),
         "cost": _array_texts(cost.tolist()),
     }

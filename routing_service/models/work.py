@@ -104,6 +104,8 @@ class Batch(Base):
     succeeded: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")  # failed, unaffordable, expired and cancelled requests
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
+    cost_power: Mapped[float] = mapped_column(Double, server_default="1")  # the plan's damping, see planning.Damping
+    mean_extra_nano: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # by candidate; none: no damping
     shadow_price: Mapped[float | None] = mapped_column(Double)  # gain per dollar
     cut_line: Mapped[int | None]
     replan_at: Mapped[int] = mapped_column(server_default="0")  # so many finished requests make a new cut worthwhile

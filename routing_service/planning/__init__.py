@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from routing_service.planning.allocation import Ranking, allocate, damping
-from routing_service.planning.hull import chosen, increments, steps
-from routing_service.planning.pair import (
-    LAST_LINE,
-    NANO,
-    Bools,
-    Floats,
-    Ints,
-    Plan,
-    cut,
-    cut_share,
-    cut_threshold,
-    gains,
-    ratios,
-)
+from routing_service.planning.allocation import LAST_LINE, Plan, Ranking, allocate, damping_of
+from routing_service.planning.frontier import Rung, frontier
+from routing_service.planning.hull import NANO, NEVER, Damping, Floats, Ints, chosen, increments, steps
 
 __all__ = [
     "LAST_LINE",
     "NANO",
-    "Bools",
+    "NEVER",
+    "Damping",
     "Floats",
     "Ints",
     "Plan",
     "Ranking",
+    "Rung",
     "allocate",
     "chosen",
-    "cut",
-    "cut_share",
-    "cut_threshold",
-    "damping",
-    "gains",
+    "damping_of",
+    "frontier",
     "increments",
-    "ratios",
     "steps",
 ]

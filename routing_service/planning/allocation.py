@@ -10,14 +10,15 @@ Units: costs in nano-dollars, gains in [-1, 1].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.planning.hull import NANO, Floats, Increments, Ints, Small, chosen, increments, steps
+from routing_service.planning.hull import Damping, Floats, Increments, Ints, Small, chosen, increments, steps
 
 DAMPING = 1.5
+LAST_LINE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Plan:
 class Ranking:
     """The increments of a batch in the order in which money buys them; made once, cut at any budget.
 
-    `base`: what the cheapest model's answers cost in all. `before` and `gained`: extra cost and gain of the first k
+    `base`: what the cheapest model's answers cost in all. `spent` and `gained`: extra cost and gain of the first k
     increments, shape (k + 1,).
     """
 
@@ -53,13 +54,18 @@ class Ranking:
     ) -> Ranking:
         """`cost` and `quality`: shape (n, m), the cheapest model first; `line`: shape (n,), unique.
 
-        `step` is what `hull.steps` gives; None: reckoned here, by the plain ratio.
+        `step`, of the same shape, is what requests are ranked by; None: gain per dollar (`hull.steps`). An increment
+        that a step other than +inf leads to never counts as saving money, whatever costs say.
         """
         costs, qualities, lines = np.asarray(cost, np.int64), np.asarray(quality), np.asarray(line, np.int64)
         reached = steps(costs, qualities) if step is None else step
         found = increments(reached, costs, qualities)
         order = np.lexsort((lines[found.row], -found.ratio))
         ranked = Increments(*(getattr(found, name)[order] for name in Increments.__slots__))
+        if step is not None:
+            ranked = replace(
+                ranked, extra=np.where(np.isposinf(ranked.ratio), ranked.extra, np.maximum(ranked.extra, 0))
+            )
         spent = np.concatenate([[0], np.cumsum(ranked.extra)])
         gained = np.concatenate([[0.0], np.cumsum(ranked.gain)])
         return cls(reached, lines, ranked, int(costs[:, 0].sum()), spent, gained)
@@ -81,6 +87,17 @@ class Ranking:
         taken = max(free, int(np.searchsorted(self.gained, wanted * (1 - 1e-12), side="left")))
         return self._plan(taken, 0.0, 0) if taken == len(self.ranked) else self._cut(taken, 0.0)
 
+    def share(self, share: float) -> Plan:
+        """The best `share` of the increments that are not taken anyway, whatever they cost."""
+        free = int(np.searchsorted(-self.ranked.ratio, -np.inf, side="right"))
+        taken = int(share * (len(self.ranked) - free) + 0.5)
+        return self._cut(free + taken, 0.0) if taken else self._plan(free, float("inf"), LAST_LINE)
+
+    def threshold(self, threshold: float) -> Plan:
+        """Every increment whose ratio (there: a win rate) reaches the threshold."""
+        taken = int(np.searchsorted(-self.ranked.ratio, -threshold, side="right"))
+        return self._plan(taken, threshold, LAST_LINE)
+
     def _cut(self, taken: int, gap: float) -> Plan:
         if taken == 0:
             return self._plan(0, float("inf"), 0, gap)
@@ -93,19 +110,19 @@ class Ranking:
         return Plan(shadow_price, cut_line, model, cost, float(self.gained[taken]), gap)
 
 
-def allocate(cost: npt.ArrayLike, quality: npt.ArrayLike, budget: int, line: npt.ArrayLike, power: float = 1.0) -> Plan:
+def allocate(
+    cost: npt.ArrayLike, quality: npt.ArrayLike, budget: int, line: npt.ArrayLike, damping: Damping | None = None
+) -> Plan:
     """The most expected gain whose expected cost fits the budget. Shapes as in `Ranking.of`."""
     costs, qualities = np.asarray(cost, np.int64), np.asarray(quality)
-    return Ranking.of(costs, qualities, line, steps(costs, qualities, power)).within(budget)
+    return Ranking.of(costs, qualities, line, steps(costs, qualities, damping)).within(budget)
 
 
-def damping(extra: Ints) -> float:
-    """How much predicted extra costs should count: the power of `hull.steps`, from 0 to 1.
-
-    Predicted costs err. Where they differ by much (1.5 standard deviations reach the mean) they count in full, so that
-    the ranking is gain per dollar; where they hardly differ the differences are mostly error, and gain decides.
-    """
-    positive = extra[extra > 0].astype(np.float64) / NANO
-    if not len(positive):
-        return 1.0
-    return float(min(1.0, DAMPING * positive.std() / positive.mean()))
+def damping_of(cost: Ints) -> Damping:
+    """The damping for a batch of these expected costs, shape (n, m): full dollars from where 1.5 standard deviations of
+    the dearest model's extra cost reach its mean."""
+    extra = cost - cost[:, :1]
+    dear = extra[extra[:, -1] > 0, -1].astype(np.float64)
+    power = float(min(1.0, DAMPING * dear.std() / dear.mean())) if len(dear) else 1.0
+    mean = [int(column[column > 0].mean()) if (column > 0).any() else 0 for column in extra.T]
+    return Damping(power, tuple(mean))

@@ -4,7 +4,7 @@ A request can be answered by any of m models. Only the models on the upper hull 
 are ever worth their money: from one of them to the next dearer one is an increment, and a request's increments have
 ever smaller ratios, so that ranking all increments of a batch by ratio never takes one before those that lead to it.
 
-Units: costs in nano-dollars, gains in [-1, 1], ratios in gain per dollar ** `power`.
+Units: costs in nano-dollars, gains in [-1, 1], ratios in gain per dollar.
 """
 
 from __future__ import annotations
@@ -38,12 +38,28 @@ class Increments:
         return len(self.row)
 
 
-def steps(cost: Ints, quality: npt.NDArray[np.floating], power: float = 1.0) -> Floats:
+@dataclass(frozen=True, slots=True)
+class Damping:
+    """How much a request's extra cost counts where it differs from the batch's mean: mean x (extra / mean) ** power.
+
+    Predicted costs err. Where they differ by much they count in full (power 1: gain per dollar); where they hardly
+    differ the differences are mostly error, and gain decides (power 0). `mean`: nano-dollars, by model, shape (m,).
+    """
+
+    power: float
+    mean: tuple[int, ...]
+
+    def lengths(self, extra: Floats) -> Floats:
+        """Extra costs in dollars, shape (n, m - 1), as they count; what costs nothing more stays free."""
+        mean = np.maximum(np.array(self.mean[1:], np.float64), 1) / NANO
+        return np.where(extra > 0, mean * (extra / mean) ** self.power, 0.0)
+
+
+def steps(cost: Ints, quality: npt.NDArray[np.floating], damping: Damping | None = None) -> Floats:
     """The ratio at which each model is reached, shape (n, m): NEVER off the hull, +inf for the first model.
 
     `cost` and `quality`: shape (n, m), the cheapest model first. A model that is no better than the cheapest is never
-    reached, however little it costs; one that is better and no dearer is reached at +inf. With `power` below 1 costs
-    count less: for predicted costs that differ by little more than their error.
+    reached, however little it costs; one that is better and no dearer is reached at +inf.
     """
     n, m = cost.shape
     found = np.full((n, m), NEVER)
@@ -52,7 +68,7 @@ def steps(cost: Ints, quality: npt.NDArray[np.floating], power: float = 1.0) -> 
         return found
     extra = np.maximum(cost[:, 1:] - cost[:, :1], 0).astype(np.float64) / NANO
     gain = 2.0 * (quality[:, 1:].astype(np.float64) - quality[:, :1])
-    length = extra if power == 1 else extra**power
+    length = extra if damping is None else damping.lengths(extra)
     if m == 2:
         found[:, 1] = np.where(gain[:, 0] > 0, _slopes(gain[:, 0], length[:, 0]), NEVER)
         return found

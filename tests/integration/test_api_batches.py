@@ -154,12 +154,12 @@ def test_without_a_budget_or_a_default_a_batch_is_refused(database: Database) ->
         assert routing(create(client, metadata={"budget_usd": "0.5"}))["budget_usd"] == "0.50"
 
 
-def test_one_candidate_is_enough_and_three_are_refused(database: Database) -> None:
+def test_one_candidate_is_enough_and_seventeen_are_refused(database: Database) -> None:
     one = make_settings(models={"only": STRONG}, routing={})
     with running_api(one, database) as api, api.client() as client:
         assert create(client).status == "validating"
-    three = make_settings(models={"a": STRONG, "b": STRONG, "c": STRONG}, routing={})
-    with running_api(three, database) as api, api.client() as client:
+    many = make_settings(models={f"model-{n}": STRONG for n in range(17)}, routing={})
+    with running_api(many, database) as api, api.client() as client:
         with pytest.raises(openai.BadRequestError) as caught:
             create(client)
         assert caught.value.code == "candidates_not_supported"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from routing_service.planning.allocation import Ranking, allocate, damping
-from routing_service.planning.hull import NEVER, chosen, steps
+from routing_service.planning.allocation import LAST_LINE, Ranking, allocate, damping_of
+from routing_service.planning.hull import NEVER, Damping, chosen, steps
 
 INF = float("inf")
 Costs = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ def test_the_gap_reaches_up_to_what_an_exact_solver_finds(seed: int, m: int, sha
 @given(batches(), st.floats(0.1, 1))
 def test_a_dearer_model_is_reached_on_a_hull_only(batch: Batch, power: float) -> None:
     cost, quality, _ = batch
-    step = steps(cost, quality, power)
+    step = steps(cost, quality, Damping(power, (0, 500, 1000, 3000)[: cost.shape[1]]))
     assert not np.isnan(step).any()
     for row in range(len(cost)):
         on = np.flatnonzero(step[row] > NEVER)
@@ -152,12 +152,68 @@ def test_the_least_cost_for_a_share_of_the_gain(share: float, models: list[int])
 
 def test_without_information_about_gains_the_cheapest_upgrades_come_first() -> None:
     cost = np.array([[0, 30], [0, 10], [0, 20]])
-    plan = allocate(cost, np.full((3, 2), 0.5) + np.array([0, 0.05]), 35, [1, 2, 3], power=damping(cost[:, 1]))
+    plan = allocate(cost, np.full((3, 2), 0.5) + np.array([0, 0.05]), 35, [1, 2, 3], damping_of(cost))
     assert plan.model.tolist() == [0, 1, 1]
 
 
+def pair(extra: list[int]) -> Costs:
+    return np.array([[100, 100 + e] for e in extra])
+
+
 def test_costs_that_hardly_differ_are_damped() -> None:
-    assert damping(np.array([1000, 1000, 1000])) == 0
-    assert damping(np.array([1000, 1100, 900])) == pytest.approx(1.5 * np.std([1, 1.1, 0.9]))
-    assert damping(np.array([1, 10_000])) == 1
-    assert damping(np.array([0, -5])) == 1
+    assert damping_of(pair([1000, 1000, 1000])) == Damping(0, (0, 1000))
+    assert damping_of(pair([1000, 1100, 900])).power == pytest.approx(1.5 * np.std([1, 1.1, 0.9]))
+    assert damping_of(pair([1, 10_000])).power == 1
+    assert damping_of(pair([0, -5])).power == 1
+
+
+def test_damping_leaves_what_models_differ_by_in_price() -> None:
+    """Among requests of like length a middle model at a third of the price and most of the gain is still bought."""
+    cost = np.array([[10, 300, 1000], [10, 310, 1030]])
+    plan = allocate(cost, np.tile([0.5, 0.7, 0.75], (2, 1)), 650, [1, 2], damping_of(cost))
+    assert plan.model.tolist() == [1, 1]
+
+
+def ranking_by(score: list[float]) -> Ranking:
+    """A pair ranked by these numbers; every upgrade costs 3 and gains .2."""
+    n = len(score)
+    step = np.column_stack([np.full(n, INF), score])
+    return Ranking.of(np.tile([0, 3], (n, 1)), np.tile([0.5, 0.6], (n, 1)), np.arange(1, n + 1), step)
+
+
+def test_a_share_is_taken_from_the_top_of_what_can_be_routed() -> None:
+    ranking = ranking_by([0.1, 0.4, -0.2, 0.4, INF, NEVER])
+    plan = ranking.share(0.5)
+    assert plan.model.tolist() == [0, 1, 0, 1, 1, 0]
+    assert (plan.shadow_price, plan.cut_line) == (0.4, 4)
+    assert ranking.share(0.0).model.tolist() == [0, 0, 0, 0, 1, 0]
+    assert ranking.share(1.0).model.tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_threshold_upgrades_every_win_rate_that_reaches_it() -> None:
+    plan = ranking_by([0.2, 0.5, 0.9, NEVER]).threshold(0.5)
+    assert plan.model.tolist() == [0, 1, 1, 0]
+    assert (plan.shadow_price, plan.cut_line, plan.expected_cost) == (0.5, LAST_LINE, 6)
+
+
+def test_costs_that_answers_have_shown_lower_never_count_as_savings() -> None:
+    step = np.array([[INF, 5.0], [INF, 4.0]])
+    plan = Ranking.of([[10, 4], [10, 110]], [[0.5, 0.6]] * 2, [1, 2], step).within(120)
+    assert (plan.model.tolist(), plan.expected_cost) == ([1, 1], 120)
+
+
+def test_an_empty_batch_has_an_empty_plan() -> None:
+    plan = allocate(np.empty((0, 2)), np.empty((0, 2)), 10, [])
+    assert plan.model.size == plan.expected_cost == 0
+
+
+def test_a_single_candidate_leaves_nothing_to_upgrade() -> None:
+    plan = allocate([[10], [20]], [[0.5], [0.5]], 1000, [1, 2])
+    assert (plan.model.tolist(), plan.expected_cost) == ([0, 0], 30)
+
+
+def test_ties_are_cut_by_line() -> None:
+    plan = allocate(np.tile([10, 110], (5, 1)), np.tile([0.5, 0.9], (5, 1)), 50 + 3 * 100 + 99, [5, 3, 1, 4, 2])
+    assert plan.model.tolist() == [0, 1, 1, 0, 1]
+    assert (plan.cut_line, plan.expected_cost) == (3, 350)
+    assert plan.expected_gain == pytest.approx(2.4)

@@ -149,6 +149,8 @@ def test_a_batch_of_which_nothing_was_answered_exits_with_one_and_an_empty_file(
         ["missing.txt", "--budget", "1"],
         ["prompts.txt", "--mode", "share"],
         ["prompts.txt", "--mode", "plan", "--threshold", "0.5"],
+        ["prompts.txt", "--mode", "target_quality"],
+        ["prompts.txt", "--target-quality", "95"],
         ["prompts.txt", "--strong-share", "1.5"],
         ["prompts.txt", "--output", "nowhere/out.jsonl"],
         ["prompts.txt", "--output", "prompts.txt"],
