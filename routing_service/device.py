@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
-__all__ = ["Device", "choose", "compute_dtype", "cpu_count", "describe", "is_cuda"]
+__all__ = ["Device", "choose", "compute_dtype", "describe", "is_cuda", "threads"]
 
 
 def is_cuda(device: Device) -> bool:
@@ -46,15 +46,18 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def cpu_count() -> int:
-    """Processors that this process may use."""
+def threads() -> int:
+    """Processors for this process: OMP_NUM_THREADS, as torch reads it and workers set it, else all it may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if said.isdecimal() and int(said):
+        return int(said)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(device: Device) -> str:
     """In words for people: the device, its type of numbers, its size. Without CUDA torch is not imported."""
     if not is_cuda(device):
-        return f"cpu, {cpu_count()} processors, float32"
+        return f"cpu, {threads()} threads, float32"
     import torch
 
     properties = torch.cuda.get_device_properties(0)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from routing_service import device
 from routing_service.embedding.base import Encoder, Floats, Progress
-from routing_service.embedding.spec import Spec, parse
+from routing_service.embedding.spec import Precision, Spec, parse
 from routing_service.errors import ArtifactError, ConfigurationError
 from routing_service.settings import Settings
+
+if TYPE_CHECKING:
+    from routing_service.embedding.files import ModelFiles
 
 _made: dict[Any, Encoder] = {}
 _lock = threading.Lock()
@@ -26,10 +30,11 @@ def make_encoder(settings: Settings, spec: str | None = None) -> Encoder:
     ConfigurationError for a name that is none, a model that is not there, packages that are not installed.
     """
     parsed = parse(spec or settings.embedding.encoder, settings)
-    key = (parsed, settings.embedding, settings.routing.device)
+    key = (str(parsed), settings.embedding, settings.routing.device)
     with _lock:
         if key not in _made:
-            _made[key] = _make(parsed, settings)
+            encoder = _make(parsed, settings)
+            _made[key] = _made.setdefault((encoder.spec, *key[1:]), encoder)  # `auto` may be one that is made already
         return _made[key]
 
 
@@ -70,15 +75,27 @@ def _make(spec: Spec, settings: Settings) -> Encoder:
 
 
 def _local(spec: Spec, settings: Settings) -> Encoder:
-    from routing_service.embedding.files import ModelFiles, find_model
+    from routing_service.embedding.files import find_model
     from routing_service.embedding.local import Forward, LocalEncoder
 
     files = find_model(spec.name)
-    spec = replace(spec, tokens=min(spec.tokens, files.max_positions or spec.tokens))
+    precision = _precision(files, settings) if spec.precision == "auto" else spec.precision
+    spec = replace(spec, precision=precision, tokens=min(spec.tokens, files.max_positions or spec.tokens))
 
     def load(files: ModelFiles) -> Forward:
+        if precision == "int8":
+            from routing_service.embedding.int8_forward import load_int8
+
+            return load_int8(files, settings.embedding.minibatch_tokens)
         from routing_service.embedding.torch_forward import load_torch
 
-        return load_torch(files, settings.routing.device)
+        return load_torch(files, settings.routing.device, settings.embedding.minibatch_tokens)
 
-    return LocalEncoder(spec, files, load, settings.embedding.minibatch_tokens)
+    return LocalEncoder(spec, files, load)
+
+
+def _precision(files: ModelFiles, settings: Settings) -> Precision:
+    """int8 where there is no CUDA and the model is of a kind that int8 knows."""
+    from routing_service.embedding.int8_forward import can_load
+
+    return "int8" if not device.is_cuda(settings.routing.device) and can_load(files) else "float"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,19 +32,24 @@ log = logging.getLogger(__name__)
 __all__ = ["Forward", "Loader", "LocalEncoder", "minibatches", "unit"]
 
 
-# One pass of a model: ids and mask of shape (texts, tokens) to pooled vectors, shape (texts, dimensions)
-Forward = Callable[[Ids, Ids], Floats]
+class Forward(NamedTuple):
+    """One pass of a model, and how it is best called."""
+
+    run: Callable[[Ids, Ids], Floats]  # ids and mask, shape (texts, tokens), to pooled vectors (texts, dimensions)
+    threads: int  # that may be in it at a time
+    tokens: int  # of a minibatch at most
+
+
 Loader = Callable[[ModelFiles], Forward]
 
 
 class LocalEncoder:
     """A sentence encoder from its files."""
 
-    def __init__(self, spec: Spec, files: ModelFiles, load: Loader, minibatch_tokens: int) -> None:
+    def __init__(self, spec: Spec, files: ModelFiles, load: Loader) -> None:
         self._spec = spec
         self._files = files
         self._load = load
-        self._minibatch_tokens = minibatch_tokens
 
     @property
     def spec(self) -> str:
@@ -85,14 +92,21 @@ class LocalEncoder:
     def _encode(self, ids: list[Ids], vectors: Floats, start: int, progress: Progress | None) -> None:
         """Fill in the vectors of a chunk whose first text is number `start`."""
         lengths = np.array([len(one) for one in ids])
-        for rows in minibatches(lengths, self._minibatch_tokens):
-            found = self._forward(*_padded(ids, rows, lengths))
-            bad = rows[~np.isfinite(found).all(axis=1)]
-            if len(bad):
-                raise ScoringError(f"the encoder {self.spec} gives no finite vector for text {start + bad.min() + 1}")
-            vectors[rows] = unit(found)
-            if progress:
-                progress(len(rows))
+        together = list(minibatches(lengths, self._forward.tokens))
+
+        def run(rows: Order) -> Floats:
+            return self._forward.run(*_padded(ids, rows, lengths))
+
+        with ThreadPoolExecutor(self._forward.threads) as pool:
+            for rows, found in zip(together, pool.map(run, together), strict=True):
+                bad = rows[~np.isfinite(found).all(axis=1)]
+                if len(bad):
+                    raise ScoringError(
+                        f"the encoder {self.spec} gives no finite vector for text {start + bad.min() + 1}"
+                    )
+                vectors[rows] = unit(found)
+                if progress:
+                    progress(len(rows))
         if progress and (empty := int((lengths == 0).sum())):
             progress(empty)
 

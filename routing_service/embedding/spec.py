@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from routing_service import device
 from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings
 
 Kind = Literal["local", "static", "endpoint"]
-Precision = Literal["float", "int8"]
+Precision = Literal["auto", "float", "int8"]
 
 MAX_TOKENS = 32_768
 _PARTS = re.compile(
@@ -27,7 +26,7 @@ __all__ = ["Spec", "parse"]
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """An encoder's name with everything said. `name` is a model's: a packaged one, a path, a hub's, an endpoint's."""
+    """An encoder's name in its parts. `name` is a model's: a packaged one, a path, a hub's, an endpoint's."""
 
     kind: Kind
     name: str
@@ -41,10 +40,10 @@ class Spec:
 
 
 def parse(text: str, settings: Settings) -> Spec:
-    """ConfigurationError for what is no name; `auto` and what is not said are filled in for this machine."""
+    """ConfigurationError for what is no name; what it does not say the settings do."""
     match = _PARTS.fullmatch(text)
     assert match is not None  # the pattern takes every text
-    name, precision = match["name"].strip(), match["precision"]
+    name = match["name"].strip()
     said = match["both"] or match["alone"]
     tokens = int(said[:9]) if said else settings.embedding.max_tokens
     if not name or len(name) > 1000 or not name.isprintable() or not 8 <= tokens <= MAX_TOKENS:
@@ -58,10 +57,5 @@ def parse(text: str, settings: Settings) -> Spec:
         return Spec("endpoint", rest, None, tokens)
     if prefix == "static" and (rest or not colon):
         return Spec("static", rest or "minilm", None, tokens)
-    return Spec("local", name, _precision(precision or settings.embedding.precision, settings), tokens)
-
-
-def _precision(wanted: str, settings: Settings) -> Precision:
-    if wanted == "auto":
-        return "float" if device.is_cuda(settings.routing.device) else "int8"
-    return "int8" if wanted == "int8" else "float"
+    chosen: Any = match["precision"]  # one of them, by the pattern
+    return Spec("local", name, chosen or settings.embedding.precision, tokens)
