@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from routing_service.embedding import Encoder
 from routing_service.routers.base import Floats
-from routing_service.routers.gain import minibatches
+from routing_service.routers.gain import encode, minibatches
 from routing_service.routers.gain_model import EmbeddingPart, Figures, GainModel
 from routing_service.routers.rbf import Points, Standard, similarities
 from routing_service.routers.text_features import NAMES, features, tokens
@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 @dataclass(frozen=True, slots=True)
 class GainOptions:
     """`term_kernel` 0 means: .05 up to 2,000 labels, .1 from 5,000, in between by a line. `embedding_kernel` 0 means:
-    no encoder; .1 is a good weight. `encoder` None is the configured one.
+    no encoder; .05 is a good weight. `encoder` None is the configured one.
     """
 
     feature_kernel: float = 0.15
@@ -160,7 +160,8 @@ def _phi(
         points = read.standard.points(read.features[start:stop])
         phi[start:stop, :rank] = similarities(points, landmarks, options.width) @ scaled
         if encoder is not None:
-            phi[start:stop, rank:] = np.sqrt(options.embedding_kernel) * encoder.encode(labels.prompts[start:stop])
+            vectors = encode(encoder, labels.prompts[start:stop])
+            phi[start:stop, rank:] = np.sqrt(options.embedding_kernel) * vectors
         phi[start:stop] *= root[start:stop, None]
         advance(stop - start)
     return phi

@@ -33,7 +33,7 @@ EXPLAINED = 10
 
 Vector = npt.NDArray[np.float64]
 
-__all__ = ["Figures", "GainModel", "GainRouter", "minibatches"]
+__all__ = ["Figures", "GainModel", "GainRouter", "encode", "minibatches"]
 
 
 class GainRouter(SavedRouter):
@@ -90,10 +90,7 @@ class GainRouter(SavedRouter):
         """The encoder's vectors, shape (prompts, d); d is 0 without an encoder."""
         if self.encoder is None:
             return np.empty((len(prompts), 0), np.float32)
-        vectors = self.encoder.encode(prompts)
-        if not np.isfinite(vectors).all():
-            raise ScoringError(f"the encoder {self.encoder.spec} gives vectors that are not finite")
-        return vectors
+        return encode(self.encoder, prompts)
 
     def _variance(self, terms: Rows, similar: Points, vectors: Floats) -> Vector:
         """What the labels leave of the prior variance, in units of the noise."""
@@ -163,6 +160,14 @@ class GainRouter(SavedRouter):
         if model.embedding is not None and encoder is not None and encoder.dimensions != len(model.embedding.weight):
             raise ArtifactError("the gain artifact's embedding_weight has another length than its encoder's vectors")
         return cls(model, metadata, encoder)
+
+
+def encode(encoder: Encoder, prompts: Sequence[str]) -> Floats:
+    """The prompts' vectors. ScoringError where one is not finite."""
+    vectors = encoder.encode(prompts)
+    if not np.isfinite(vectors).all():
+        raise ScoringError(f"the encoder {encoder.spec} gives vectors that are not finite")
+    return vectors
 
 
 def minibatches(prompts: Sequence[str]) -> Iterator[tuple[int, int]]:
