@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
@@ -86,6 +87,7 @@ def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    import_module("transformers.utils.logging").disable_progress_bar()
     found = find_spec(ENCODER)
     assert found is not None
     assert found.submodule_search_locations

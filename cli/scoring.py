@@ -99,8 +99,8 @@ def opened_prompts(file: str, form: str | None) -> Iterator[Prepared]:
 def chunks(ready: Prepared, title: str) -> Iterator[list[str]]:
     """The prompts in the file's order, with a progress bar. InputError names the first bad lines at the end.
 
-    Sizes depend on the prompts alone, not on the clock: in int8 a vector depends on its neighbours a little, and the
-    same file is to get the same scores.
+    Their sizes depend on the prompts alone, not on the clock: minibatches differ by rounding, and the same file is to
+    get the same scores.
     """
     from cli.progress import progress_bar
 
