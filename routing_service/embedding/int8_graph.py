@@ -9,14 +9,14 @@ than the rest are evened out before (SmoothQuant, arXiv 2211.10438), by what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-Weights = Callable[[str], npt.NDArray[np.float32]]  # a tensor by its name
+from routing_service.embedding.files import Weights
 
 MODELS = ("bert", "camembert", "roberta", "xlm-roberta")
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators

@@ -6,30 +6,24 @@ memory is bounded by them, however many texts there are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from routing_service.embedding.base import Floats, Progress
+from routing_service.embedding.base import Floats, Progress, digest, finite, unit
 from routing_service.embedding.files import ModelFiles
 from routing_service.embedding.reading import CHARACTERS, HEAD, Ids, Reader, load_tokenizer
 from routing_service.embedding.spec import Spec
-from routing_service.errors import ScoringError
 
 CHUNK = 4096  # texts tokenised at a time
 
 Order = npt.NDArray[np.intp]
 
-log = logging.getLogger(__name__)
-
-__all__ = ["Forward", "Loader", "LocalEncoder", "minibatches", "unit"]
+__all__ = ["Forward", "Loader", "LocalEncoder", "minibatches"]
 
 
 class Forward(NamedTuple):
@@ -50,6 +44,7 @@ class LocalEncoder:
         self._spec = spec
         self._files = files
         self._load = load
+        self.shortened = 0
 
     @property
     def spec(self) -> str:
@@ -57,14 +52,8 @@ class LocalEncoder:
 
     @cached_property
     def identity(self) -> str:
-        depends = {
-            "model": self._files.fingerprint,
-            "pooling": self._files.pooling,
-            "precision": self._spec.precision,
-            "tokens": self._spec.tokens,
-            "read": [HEAD, CHARACTERS],
-        }
-        return "local-" + sha256(orjson.dumps(depends, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+        read = (self._spec.tokens, HEAD, CHARACTERS)
+        return digest("local", self._files.fingerprint, self._files.pooling, self._spec.precision, *read)
 
     @property
     def dimensions(self) -> int:
@@ -80,13 +69,10 @@ class LocalEncoder:
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
-        long = 0
         for start in range(0, len(texts), CHUNK):
-            ids, cut = self._reader.read(texts[start : start + CHUNK])
-            long += cut
+            ids, shortened = self._reader.read(texts[start : start + CHUNK])
+            self.shortened += shortened
             self._encode(ids, vectors[start : start + CHUNK], start, progress)
-        if long:
-            log.warning("of %d of %d texts head and tail were read: %d tokens", long, len(texts), self._spec.tokens)
         return vectors
 
     def _encode(self, ids: list[Ids], vectors: Floats, start: int, progress: Progress | None) -> None:
@@ -99,12 +85,7 @@ class LocalEncoder:
 
         with ThreadPoolExecutor(self._forward.threads) as pool:
             for rows, found in zip(together, pool.map(run, together), strict=True):
-                bad = rows[~np.isfinite(found).all(axis=1)]
-                if len(bad):
-                    raise ScoringError(
-                        f"the encoder {self.spec} gives no finite vector for text {start + bad.min() + 1}"
-                    )
-                vectors[rows] = unit(found)
+                vectors[rows] = unit(finite(found, self.spec, rows + start))
                 if progress:
                     progress(len(rows))
         if progress and (empty := int((lengths == 0).sum())):
@@ -120,13 +101,6 @@ def minibatches(lengths: npt.NDArray[np.int64], tokens: int) -> Iterator[Order]:
         count = max(1, tokens // int(lengths[order[start]]))
         yield order[start : start + count]
         start += count
-
-
-def unit(vectors: Floats) -> Floats:
-    """Scaled to length one; zero vectors stay."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return scaled
 
 
 def _padded(ids: list[Ids], rows: Order, lengths: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:

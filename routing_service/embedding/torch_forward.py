@@ -32,7 +32,7 @@ def load_model(files: ModelFiles) -> Any:
         raise ConfigurationError(
             "local encoders need torch and transformers: pip install 'routebatch[models]'"
         ) from None
-    logging.disable_progress_bar()  # of a second's work, on a worker's stderr
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for a second's work
     try:
         model = AutoModel.from_pretrained(files.directory, trust_remote_code=False, use_safetensors=True)
     except Exception as error:
