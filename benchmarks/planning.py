@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routing_service.lengths import fit as fit_lengths
+from routing_service.lengths import prompt_features
 from routing_service.planning import damping_of
 from training.data import Labels
 from training.gain import fit_labels
@@ -170,8 +171,8 @@ def split(workload: Workload, seed: int, power: float | None) -> dict[str, dict[
     for model in PRICES:
         few = n < 500
         rows = np.arange(max(n, 500)) % n if few else np.arange(n)
-        length = fit_lengths([fitted.prompts[i] for i in rows], fitted.output[model][rows].astype(int).tolist())
-        lengths[model] = length.mean(test.prompts)
+        length = fit_lengths(prompt_features([fitted.prompts[i] for i in rows]), fitted.output[model][rows].tolist())
+        lengths[model] = length.mean(prompt_features(test.prompts))
     expected, true = test.extra(lengths), test.extra(test.output)
     curves = {name: curve(rank(gain, expected, draw), test.gain, true) for name, rank in policies(power).items()}
     curves["oracle"] = curve(np.where(test.gain > 0, 1 / true, test.gain), test.gain, true)

@@ -1,14 +1,15 @@
 """How many tokens a model's answer will have: learned from settled requests, by the prompt's cheap text features.
 
-Ridge regression of log(1 + tokens) on the features that the gain router uses and on radial functions around landmarks.
-The mean is exp(prediction) times one factor for what the logarithm hides (smearing); the upper quantile adds what
-held-out answers ran over their prediction, among answers predicted to be about as long. Answers that a cap cut off
-count as they are: the cap cuts the next ones too.
+Ridge regression of log(1 + tokens) on the features that the gain router uses and on radial functions around landmarks;
+where prompts do not tell lengths, the ridge leaves nothing but the mean. The mean is exp(prediction) times one factor
+for what the logarithm hides (smearing), at most the longest answer seen; the upper quantile adds what held-out answers
+ran over their prediction, among answers predicted to be about as long. Answers that a cap cut off count as they are:
+the cap cuts the next ones too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,15 +19,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from routing_service.errors import ArtifactError
+from routing_service.routers.gain import minibatches
 from routing_service.routers.rbf import Points, Standard, similarities
-from routing_service.routers.text_features import features, tokens
+from routing_service.routers.text_features import NAMES, Matrix, recent_features
 
 Vector = npt.NDArray[np.float64]
 
 LEAST_ROWS = 500  # settled answers; before that the stated prior is used
 LANDMARKS = 256
 WIDTH = 0.76  # of the radial functions, as the gain router's
-RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 1e9)  # the last leaves nothing but the mean
 HELD_OUT = 0.2
 QUANTILE = 0.9
 GROUPS = 5  # of equal size, by predicted length
@@ -36,33 +38,34 @@ MINIBATCH = 1024
 @dataclass(frozen=True, slots=True)
 class LengthModel:
     """Fitted by `fit`. `metrics`, on held-out answers: median_error and median_error_of_constant (relative), r2 (of the
-    logarithm), coverage (of the upper quantile), rows."""
+    logarithm), coverage (of the upper quantile); of all answers: rows, mean_tokens."""
 
     standard: Standard
     landmarks: Points
-    weight: Vector
+    weight: Vector  # of 1, the features, the radial functions
     smearing: float
+    longest: float  # tokens of the longest answer seen
     edges: Vector  # between the groups, in predicted log tokens, shape (GROUPS - 1,)
     excess: Vector  # of the quantile over the prediction, by group, shape (GROUPS,)
     metrics: dict[str, float]
 
-    def mean(self, prompts: Sequence[str]) -> Vector:
-        """Expected tokens of one answer, shape (n,), at least 1."""
-        mean: Vector = np.maximum(np.exp(self._log(prompts)) * self.smearing - 1, 1.0)
+    def mean(self, raw: Matrix) -> Vector:
+        """Expected tokens of one answer, shape (n,), from 1 to the longest seen. `raw`: `prompt_features`."""
+        mean: Vector = np.clip(np.exp(self._log(raw)) * self.smearing - 1, 1.0, max(1.0, self.longest))
         return mean
 
-    def upper(self, prompts: Sequence[str]) -> Vector:
+    def upper(self, raw: Matrix) -> Vector:
         """Tokens that nine answers in ten stay within, shape (n,)."""
-        log = self._log(prompts)
+        log = self._log(raw)
         upper: Vector = np.maximum(np.expm1(log + self.excess[np.searchsorted(self.edges, log)]), 1.0)
         return upper
 
-    def _log(self, prompts: Sequence[str]) -> Vector:
-        parts = [self._design(part) @ self.weight for part in _minibatches(prompts)]
+    def _log(self, raw: Matrix) -> Vector:
+        parts = [self._log_of(raw[start : start + MINIBATCH]) for start in range(0, len(raw), MINIBATCH)]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _design(self, prompts: Sequence[str]) -> Vector:
-        return _design(self.standard.points(features(prompts, tokens(prompts))), self.landmarks)
+    def _log_of(self, raw: Matrix) -> Vector:
+        return _design(self.standard.points(raw), self.landmarks) @ self.weight
 
     def to_bytes(self) -> bytes:
         """Safetensors: small enough for a row of a table."""
@@ -71,7 +74,7 @@ class LengthModel:
             {
                 "center": self.standard.center,
                 "spread": self.standard.spread,
-                "numbers": np.array([self.standard.separation, self.smearing]),
+                "numbers": np.array([self.standard.separation, self.smearing, self.longest]),
                 "landmarks": self.landmarks,
                 "weight": self.weight,
                 "edges": self.edges,
@@ -85,39 +88,52 @@ class LengthModel:
         """ArtifactError for anything but what `to_bytes` gave."""
         try:
             t: dict[str, npt.NDArray[Any]] = load(data)
-            separation, smearing = t["numbers"].tolist()
+            if not all(np.isfinite(values).all() for values in t.values()):
+                raise ValueError("it holds numbers that are not finite")
+            separation, smearing, longest = t["numbers"].tolist()
             metrics = {name.partition(".")[2]: float(t[name]) for name in t if name.startswith("metrics.")}
             standard = Standard(t["center"], t["spread"], separation)
-            return cls(standard, t["landmarks"], t["weight"], smearing, t["edges"], t["excess"], metrics)
+            return cls(standard, t["landmarks"], t["weight"], smearing, longest, t["edges"], t["excess"], metrics)
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"the length model cannot be read: {error}") from None
 
 
-def fit(prompts: Sequence[str], output_tokens: Sequence[int], *, seed: int = 0) -> LengthModel:
-    """Learn from answers of one model. ValueError for fewer than LEAST_ROWS. Same answers and seed, same model."""
-    if len(prompts) < LEAST_ROWS or len(prompts) != len(output_tokens):
-        raise ValueError(f"a length model needs {LEAST_ROWS} prompts with their answers' tokens, not {len(prompts)}")
-    raw = np.concatenate([features(part, tokens(part)) for part in _minibatches(prompts)])
+def prompt_features(prompts: Sequence[str]) -> Matrix:
+    """What lengths are predicted from, shape (n, 73). Shared with the gain router where it has just read the same."""
+    parts = [recent_features(prompts[start:stop]) for start, stop in minibatches(prompts)]
+    return np.concatenate(parts) if parts else np.empty((0, len(NAMES)))
+
+
+def fit(raw: Matrix, output_tokens: Sequence[float], *, seed: int = 0) -> LengthModel:
+    """Learn from answers of one model. `raw`: `prompt_features`; `output_tokens`: of one answer to each prompt.
+
+    ValueError for fewer than LEAST_ROWS. Same answers and seed, same model.
+    """
+    if len(raw) < LEAST_ROWS or len(raw) != len(output_tokens):
+        raise ValueError(f"a length model needs {LEAST_ROWS} prompts with their answers' tokens, not {len(raw)}")
     standard = Standard.fit(raw)
     points = standard.points(raw)
     length = np.asarray(output_tokens, np.float64)
+    target = np.log1p(length)
     order = np.random.default_rng(seed).permutation(len(points))
     held, kept = np.split(order, [int(HELD_OUT * len(order))])
     landmarks = points[kept[:LANDMARKS]]
-    trials = [_solve(points[kept], landmarks, np.log1p(length[kept]), ridge) for ridge in RIDGES]
+    moments = _moments(points[kept], landmarks, target[kept])
+    trials = [_solve(*moments, ridge) for ridge in RIDGES]
     design = _design(points[held], landmarks)
-    errors = [np.square(design @ weight - np.log1p(length[held])).mean() for weight in trials]
+    errors = [np.square(design @ weight - target[held]).mean() for weight in trials]
     best = int(np.argmin(errors))
     log = design @ trials[best]
     smearing = float(length[held].sum() + len(held)) / float(np.exp(log).sum())
     edges = np.quantile(log, np.linspace(0, 1, GROUPS + 1)[1:-1])
-    over = np.log1p(length[held]) - log
+    over = target[held] - log
     group = np.searchsorted(edges, log)
     excess = np.array([np.quantile(over[group == g] if (group == g).any() else over, QUANTILE) for g in range(GROUPS)])
     metrics = _metrics(log, smearing, length[held], float(length[kept].mean()))
-    metrics |= {"rows": float(len(length)), "coverage": float((over <= excess[group]).mean())}
-    weight = _solve(points, landmarks, np.log1p(length), RIDGES[best])
-    return LengthModel(standard, landmarks, weight, smearing, edges, excess, metrics)
+    metrics |= {"coverage": float((over <= excess[group]).mean())}
+    metrics |= {"rows": float(len(length)), "mean_tokens": float(length.mean())}
+    weight = _solve(*_moments(points, landmarks, target), RIDGES[best])
+    return LengthModel(standard, landmarks, weight, smearing, float(length.max()), edges, excess, metrics)
 
 
 def _metrics(log: Vector, smearing: float, length: Vector, constant: float) -> dict[str, float]:
@@ -139,19 +155,19 @@ def _design(points: Points, landmarks: Points) -> Vector:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def _solve(points: Points, landmarks: Points, target: Vector, ridge: float) -> Vector:
+def _moments(points: Points, landmarks: Points, target: Vector) -> tuple[Matrix, Vector]:
+    """What every ridge solves for, added up a minibatch at a time."""
     width = points.shape[1] + len(landmarks)
-    gram: Vector = ridge * np.eye(width)
-    moment = np.zeros(width)
-    gram[0, 0] = 1e-6  # the intercept is free
+    gram, moment = np.zeros((width, width)), np.zeros(width)
     for start in range(0, len(points), MINIBATCH):
         design = _design(points[start : start + MINIBATCH], landmarks)
         gram += design.T @ design
         moment += design.T @ target[start : start + MINIBATCH]
-    weight: Vector = np.linalg.solve(gram, moment).astype(np.float64)
+    return gram, moment
+
+
+def _solve(gram: Matrix, moment: Vector, ridge: float) -> Vector:
+    penalty = np.full(len(moment), ridge)
+    penalty[0] = 1e-6  # the intercept is free
+    weight: Vector = np.linalg.solve(gram + np.diag(penalty), moment).astype(np.float64)
     return weight
-
-
-def _minibatches(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(prompts), MINIBATCH):
-        yield prompts[start : start + MINIBATCH]

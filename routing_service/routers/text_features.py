@@ -8,6 +8,7 @@ apart; a prompt in another language simply has none of those words, and all othe
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 
@@ -94,6 +95,7 @@ _LIST_OF = {word: number for number, words in enumerate(WORD_LISTS.values()) for
 # (text before the letter, text after it) of an answer option's line: "A. ", "A) ", "(A) "
 _OPTION_FORMS = (("", ". "), ("", ") "), ("(", ") "))
 _STARTS_A_NUMBER = frozenset("-$.0123456789")
+_recent: deque[tuple[list[str], Matrix]] = deque(maxlen=4)  # minibatches and their features
 
 
 def tokens(texts: Sequence[str]) -> list[list[str]]:
@@ -113,7 +115,20 @@ def features(texts: Sequence[str], words: Sequence[list[str]]) -> Matrix:
     shape, lists = _word_features(words)
     head = [np.log1p(length), np.log1p(word_counts), shares, punctuation, np.log1p(marks)]
     tail = [shape, word_counts / sentences, _options(texts), _numbers(texts), np.log1p(lists)]
-    return np.column_stack(head + tail)
+    found = np.column_stack(head + tail)
+    found.flags.writeable = False
+    _recent.append((list(texts), found))
+    return found
+
+
+def recent_features(texts: Sequence[str]) -> Matrix:
+    """`features`, not computed again for a minibatch that was among the last few: of one prompt several things are
+    predicted in turn."""
+    asked = list(texts)
+    for known, found in tuple(_recent):
+        if known == asked:
+            return found
+    return features(asked, tokens(asked))
 
 
 def _character_counts(texts: Sequence[str]) -> Matrix:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from routing_service.errors import ArtifactError
-from routing_service.lengths import LEAST_ROWS, LengthModel, fit
+from routing_service.lengths import LEAST_ROWS, LengthModel, fit, prompt_features
+from routing_service.routers.text_features import Matrix, features, recent_features, tokens
 from tests.unit.labelled import ODD
 
 
-def answered(n: int, seed: int = 0) -> tuple[list[str], list[int]]:
-    """Lists are long, yes-or-no questions short; both vary."""
+def answered(n: int, seed: int = 0) -> tuple[Matrix, list[int]]:
+    """Prompts as they are seen, and tokens. Lists are long, yes-or-no questions short; both vary."""
     draw = np.random.default_rng(seed)
     long = draw.random(n) < 0.5
     prompts = [
         f"List {k} reasons, each with an example and a source, why item {k} matters." if is_long else f"Is {k} even?"
         for k, is_long in enumerate(long)
     ]
-    return prompts, np.rint(draw.lognormal(np.where(long, 6, 2), 0.4)).astype(int).tolist()
+    return prompt_features(prompts), np.rint(draw.lognormal(np.where(long, 6, 2), 0.4)).astype(int).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +35,52 @@ def test_it_is_far_nearer_than_a_constant_and_says_so(model: LengthModel) -> Non
 
 
 def test_the_mean_is_right_on_new_prompts_and_nine_in_ten_stay_within_the_upper_quantile(model: LengthModel) -> None:
-    prompts, length = answered(1000, seed=1)
-    assert model.mean(prompts).sum() == pytest.approx(sum(length), rel=0.1)
-    assert np.mean(model.upper(prompts) >= length) == pytest.approx(0.9, abs=0.04)
+    raw, length = answered(1000, seed=1)
+    assert model.mean(raw).sum() == pytest.approx(sum(length), rel=0.1)
+    assert np.mean(model.upper(raw) >= length) == pytest.approx(0.9, abs=0.04)
 
 
 def test_a_model_survives_its_bytes_and_is_the_same_when_fitted_again(model: LengthModel) -> None:
-    prompts, _ = answered(20, seed=2)
+    raw, _ = answered(20, seed=2)
     for other in (LengthModel.from_bytes(model.to_bytes()), fit(*answered(1000))):
-        assert other.mean(prompts).tolist() == model.mean(prompts).tolist()
-        assert other.upper(prompts).tolist() == model.upper(prompts).tolist()
+        assert other.mean(raw).tolist() == model.mean(raw).tolist()
+        assert other.upper(raw).tolist() == model.upper(raw).tolist()
 
 
 def test_odd_prompts_and_none_get_finite_lengths(model: LengthModel) -> None:
-    for lengths in (model.mean(ODD), model.upper(ODD)):
+    odd = prompt_features(ODD)
+    for lengths in (model.mean(odd), model.upper(odd)):
         assert np.isfinite(lengths).all()
         assert (lengths >= 1).all()
-    assert model.mean([]).shape == (0,)
+    assert model.mean(odd).max() <= model.longest
+    assert model.mean(prompt_features([])).shape == (0,)
 
 
 def test_answers_of_one_length_are_predicted_at_that_length() -> None:
-    prompts, _ = answered(LEAST_ROWS)
-    lengths = fit(prompts, [1] * LEAST_ROWS)
-    assert lengths.mean(prompts) == pytest.approx(1, abs=0.01)
+    raw, _ = answered(LEAST_ROWS)
+    lengths = fit(raw, [1] * LEAST_ROWS)
+    assert lengths.mean(raw) == pytest.approx(1, abs=0.01)
+
+
+def test_where_prompts_do_not_tell_lengths_every_answer_is_expected_at_the_mean() -> None:
+    raw, _ = answered(1000)
+    lengths = np.random.default_rng(5).geometric(1 / 80, 1000)
+    model = fit(raw, lengths.tolist())
+    assert model.mean(raw) == pytest.approx(lengths.mean(), rel=0.15)
+    assert model.metrics["mean_tokens"] == lengths.mean()
+
+
+def test_features_that_were_just_computed_are_not_computed_again() -> None:
+    prompts = [f"What is {n} plus {n}?" for n in range(20)]
+    known = features(prompts, tokens(prompts))
+    assert recent_features(prompts) is known
+    assert not known.flags.writeable
+    other = recent_features([*prompts[:-1], "What is it?"])
+    assert not np.array_equal(other, known)
+    for n in range(10):
+        recent_features([f"What is {n}?"])
+    assert recent_features(prompts) is not known
+    assert np.array_equal(recent_features(prompts), known)
 
 
 def test_too_few_answers_are_refused() -> None:
@@ -66,3 +92,9 @@ def test_too_few_answers_are_refused() -> None:
 def test_damaged_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ArtifactError):
         LengthModel.from_bytes(data)
+
+
+def test_a_model_of_numbers_that_are_not_finite_is_refused(model: LengthModel) -> None:
+    broken = replace(model, weight=np.full_like(model.weight, np.nan))
+    with pytest.raises(ArtifactError, match="not finite"):
+        LengthModel.from_bytes(broken.to_bytes())
