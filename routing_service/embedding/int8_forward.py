@@ -16,7 +16,7 @@ from routing_service.errors import ConfigurationError
 
 CPU_TOKENS = 1024  # a minibatch: what a processor's caches hold; twice as many take a tenth longer
 
-__all__ = ["can_load", "load_int8"]
+__all__ = ["can_load", "forward_of", "load_int8"]
 
 
 def can_load(files: ModelFiles) -> bool:
@@ -36,15 +36,18 @@ def load_int8(files: ModelFiles, minibatch_tokens: int) -> Forward:
             f"int8 needs onnx, onnxruntime and a model like BERT, RoBERTa or XLM-RoBERTa; "
             f"{files.directory} is {kind!r}: pip install 'routebatch[models]', or take embedding.precision = 'float'"
         )
-    from routing_service.embedding.int8_graph import build
-
     try:
-        weights = weights_of(files.directory)
-        session = _session(build(weights, files.config).SerializeToString())
-        words, positions = _tables(weights, files.config)
+        return forward_of(weights_of(files.directory), files.config, files.pooling, minibatch_tokens)
     except KeyError as error:
         raise ConfigurationError(f"{files.directory} lacks the weights {error}") from None
-    pooling = files.pooling
+
+
+def forward_of(weights: Weights, config: dict[str, Any], pooling: str, minibatch_tokens: int) -> Forward:
+    """The same of a model that `supported` knows, from weights that lie anywhere. KeyError for one that is lacking."""
+    from routing_service.embedding.int8_graph import build
+
+    session = _session(build(weights, config).SerializeToString())
+    words, positions = _tables(weights, config)
 
     def forward(ids: Ids, mask: Ids) -> Floats:
         embedded = words[ids]
