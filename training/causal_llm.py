@@ -49,6 +49,7 @@ class CausalLLMOptions:
     forward_tokens: int = 2048  # of prompts that pass through the model at once: a minibatch may take several passes
     max_tokens: int = 2048  # of a row; longer prompts lose their middle
     weight_decay: float = 0.01
+    evaluations: int = 5  # on the prompts held out, over the whole fit
     patience: int = 3
     validation_share: float = 0.2  # of the prompts: stops the fit early and calibrates; 0 for neither
     precision: Precision = "auto"  # of scoring; auto: 8-bit integers on a CPU, bfloat16 on CUDA
@@ -74,6 +75,7 @@ class CausalLLMOptions:
             minibatch=self.minibatch,
             forward_tokens=self.forward_tokens,
             weight_decay=self.weight_decay,
+            evaluations=self.evaluations,
             patience=self.patience,
         )
 

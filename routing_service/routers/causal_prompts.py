@@ -159,6 +159,8 @@ class PromptTokens:
         return [row if len(row) <= limit else row[:head] + row[head - limit :] for row in rows]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:  # which the tokenizer does not take
+            return []
         # `verbose` would warn of texts beyond the model's length, which are cut afterwards.
         encoded = self._tokenizer(texts, add_special_tokens=self._question.opens, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
