@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from routing_service.embedding import Encoder
 from routing_service.routers.base import Floats
 from routing_service.routers.gain import encode, minibatches
 from routing_service.routers.gain_model import EmbeddingPart, Figures, GainModel
-from routing_service.routers.rbf import Points, Standard, similarities
+from routing_service.routers.rbf import SEPARATION, Points, Shape, Standard, similarities
 from routing_service.routers.text_features import NAMES, features, tokens
 from routing_service.routers.tfidf import Vocabulary
 from training.data import DataError, Labels
@@ -30,18 +31,22 @@ from training.terms import Coded, TermRows, blocks, code, fit_vocabulary, freque
 Vector = npt.NDArray[np.float64]
 Advance = Callable[[int], None]
 
+WIDTHS = {"gaussian": 0.76, "laplacian": 0.5}
+
 
 @dataclass(frozen=True, slots=True)
 class GainOptions:
     """`term_kernel` 0 means: .05 up to 2,000 labels, .1 from 5,000, in between by a line. `embedding_kernel` 0 means:
-    no encoder; .05 is a good weight. `encoder` None is the configured one.
+    no encoder; .05 is a good weight. `encoder` None is the configured one. `shape` auto means: laplacian where every
+    label is a landmark, else gaussian; `width` 0 means: .5 or .76, by the shape.
     """
 
     feature_kernel: float = 0.15
     term_kernel: float = 0.0
     embedding_kernel: float = 0.0
     encoder: str | None = None
-    width: float = 0.76
+    shape: str = "auto"
+    width: float = 0.0
     exact_rows: int = 5000
     landmarks: int = 256
     min_count: int = 2  # labels that a term must stand in
@@ -49,16 +54,23 @@ class GainOptions:
     calibration_share: float = 0.2  # of the prompts, held out to calibrate on; 0 for none
 
     def __post_init__(self) -> None:
-        if not (0 < self.feature_kernel <= 100 and 0 < self.width <= 100):
-            raise DataError("feature_kernel and width must be positive, none above 100")
-        if not (0 <= self.term_kernel <= 100 and 0 <= self.embedding_kernel <= 100):
-            raise DataError("term_kernel and embedding_kernel must be 0 to 100")
+        if not 0 < self.feature_kernel <= 100:
+            raise DataError("feature_kernel must be positive, and not above 100")
+        if not all(0 <= number <= 100 for number in (self.term_kernel, self.embedding_kernel, self.width)):
+            raise DataError("term_kernel, embedding_kernel and width must be 0 to 100")
+        if self.shape not in ("auto", *WIDTHS):
+            raise DataError(f"shape: {self.shape[:80]!r} is none of auto, {', '.join(WIDTHS)}")
         if not (0 <= self.exact_rows <= 20_000 and 1 <= self.landmarks <= 4096):
             raise DataError("exact_rows must be 0 to 20,000, landmarks 1 to 4,096")
         if not (self.min_count >= 1 and 1 <= self.max_terms <= 1_000_000):
             raise DataError("min_count must be 1 or more, max_terms 1 to 1,000,000")
         if not 0 <= self.calibration_share <= 0.5:
             raise DataError("calibration_share must be 0 to 0.5")
+
+    def shape_for(self, labels: int) -> Shape:
+        if self.shape == "auto":
+            return "laplacian" if labels <= self.exact_rows else "gaussian"
+        return "laplacian" if self.shape == "laplacian" else "gaussian"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,6 @@ class _Read:
 
     vocabulary: Vocabulary
     rows: TermRows  # weighted
-    standard: Standard
     features: Floats  # (n, 73), as they are
 
 
@@ -78,20 +89,30 @@ def fit_model(
     root = np.sqrt(labels.weight)
     with progress("reading prompts", 2 * len(labels)) as advance:
         read = _read(labels, root, options, advance)
-    figures = _figures(labels, read.standard, options)
+    shape = options.shape_for(len(labels))
+    width = options.width or WIDTHS[shape]
+    similar = partial(similarities, width=width, shape=shape)
+    standard = Standard.fit(read.features, SEPARATION[shape] / (width if shape == "laplacian" else 1))
+    figures = _figures(labels, width, standard.separation, options)
     order = np.random.default_rng(seed).permutation(len(labels))
-    landmarks = read.standard.points(read.features[order[: options.landmarks]])
-    inverse = root_of_inverse(similarities(landmarks, landmarks, figures.width))
+    landmarks = standard.points(read.features[order[: options.landmarks]])
+    inverse = root_of_inverse(similar(landmarks, landmarks))
     scaled = (np.sqrt(figures.feature_kernel) * inverse).astype(np.float32)
+
+    def similar_to_landmarks(start: int, stop: int) -> Points:
+        part: Points = similar(standard.points(read.features[start:stop]), landmarks) @ scaled
+        return part
+
     with progress("comparing prompts", len(labels)) as advance:
-        phi = _phi(labels, root, read, landmarks, scaled, options, encoder, advance)
+        phi = _phi(labels, root, similar_to_landmarks, options.embedding_kernel, encoder, advance)
     gram = (phi.T @ phi).astype(np.float64)
     target = root * (labels.gain - figures.mean)
     rank = scaled.shape[1]
-    exact = None
+    exact, points = None, landmarks
     if len(labels) <= options.exact_rows:
-        landmarks = read.standard.points(read.features[order])
-        exact = _exact_kernel(read.standard.points(read.features), root, phi[:, rank:], figures)
+        points = standard.points(read.features)
+        exact = _weighted(similar(points, points), figures.feature_kernel, root, phi[:, rank:])
+        points = points[order]
     with progress("solving", 1) as advance:
         solution = solve(exact, read.rows, phi, gram, target, figures.term_kernel)
         advance(1)
@@ -101,15 +122,16 @@ def fit_model(
     landmark_weight = scaled @ inside[:rank] if exact is None else figures.feature_kernel * (root * solution)[order]
     return GainModel(
         read.vocabulary,
-        read.standard,
+        standard,
         term_weight.astype(np.float16),
         (figures.term_kernel / (1 + figures.term_kernel * read.rows.squares())).astype(np.float16),
-        landmarks,
+        points,
         landmark_weight.astype(np.float32),
         (scaled @ taken[:rank]).astype(np.float32),
         # The scale of a Gaussian process of greatest likelihood; one imaginary label keeps it off zero.
         replace(figures, noise=float(np.sqrt((target @ solution + 0.25) / (labels.weight.sum() + 1)))),
         _embedding(inside[rank:], taken[rank:], options.embedding_kernel) if encoder else None,
+        shape,
     )
 
 
@@ -140,43 +162,41 @@ def _read(labels: Labels, root: Vector, options: GainOptions, advance: Advance) 
         rows = vocabulary.rows_of(*recode(coded.pop(0), number), stop - start)
         value = (rows.value * root[start:stop][rows.row]).astype(np.float32)
         parts.append(replace(rows, row=rows.row.astype(np.int32), term=rows.term.astype(np.int32), value=value))
-    return _Read(vocabulary, TermRows(parts, len(vocabulary)), Standard.fit(raw), raw)
+    return _Read(vocabulary, TermRows(parts, len(vocabulary)), raw)
 
 
 def _phi(
     labels: Labels,
     root: Vector,
-    read: _Read,
-    landmarks: Points,
-    scaled: Floats,
-    options: GainOptions,
+    radial: Callable[[int, int], Floats],
+    embedding_kernel: float,
     encoder: Encoder | None,
     advance: Advance,
 ) -> Floats:
     """Rows whose products are the dense kernels: Nyström's radial part, then the vectors. Weighted."""
-    rank = scaled.shape[1]
-    phi = np.empty((len(labels), rank + (encoder.dimensions if encoder else 0)), np.float32)
+    dimensions = encoder.dimensions if encoder else 0
+    phi = np.empty((len(labels), radial(0, 1).shape[1] + dimensions), np.float32)
+    rank = phi.shape[1] - dimensions
     for start, stop in blocks(len(labels)):
-        points = read.standard.points(read.features[start:stop])
-        phi[start:stop, :rank] = similarities(points, landmarks, options.width) @ scaled
+        phi[start:stop, :rank] = radial(start, stop)
         if encoder is not None:
-            vectors = encode(encoder, labels.prompts[start:stop])
-            phi[start:stop, rank:] = np.sqrt(options.embedding_kernel) * vectors
+            phi[start:stop, rank:] = np.sqrt(embedding_kernel) * encode(encoder, labels.prompts[start:stop])
         phi[start:stop] *= root[start:stop, None]
         advance(stop - start)
     return phi
 
 
-def _figures(labels: Labels, standard: Standard, options: GainOptions) -> Figures:
+def _figures(labels: Labels, width: float, separation: float, options: GainOptions) -> Figures:
     # One imaginary tie: of a single label half is believed, of many all.
     mean = float(labels.weight @ labels.gain / (labels.weight.sum() + 1))
     term_kernel = options.term_kernel or float(np.interp(len(labels), [2000, 5000], [0.05, 0.1]))
-    return Figures(mean, 1.0, term_kernel, options.feature_kernel, options.width, standard.separation)
+    return Figures(mean, 1.0, term_kernel, options.feature_kernel, width, separation)
 
 
-def _exact_kernel(points: Points, root: Vector, vectors: Floats, figures: Figures) -> npt.NDArray[np.float64]:
-    kernel = similarities(points, points, figures.width).astype(np.float64)
-    kernel *= figures.feature_kernel * root[:, None]
+def _weighted(radial: Points, feature_kernel: float, root: Vector, vectors: Floats) -> npt.NDArray[np.float64]:
+    """The exact dense kernel of weighted labels. `vectors` are weighted already."""
+    kernel = radial.astype(np.float64)
+    kernel *= feature_kernel * root[:, None]
     kernel *= root
     kernel += vectors @ vectors.T
     return kernel

@@ -84,7 +84,7 @@ class GainRouter(SavedRouter):
         return gain, np.minimum(std, 1)  # no number in [-1, 1] spreads more
 
     def _similar(self, points: Points) -> Points:
-        return similarities(points, self.model.landmarks, self.model.figures.width)
+        return similarities(points, self.model.landmarks, self.model.figures.width, self.model.shape)
 
     def _vectors(self, prompts: Sequence[str]) -> Floats:
         """The encoder's vectors, shape (prompts, d); d is 0 without an encoder."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from routing_service.errors import ArtifactError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Floats
-from routing_service.routers.rbf import Points, Standard
+from routing_service.routers.rbf import Points, Shape, Standard
 from routing_service.routers.text_features import NAMES
 from routing_service.routers.tfidf import Vocabulary
 
@@ -57,6 +57,7 @@ class GainModel:
     reduction: Floats
     figures: Figures
     embedding: EmbeddingPart | None = None
+    shape: Shape = "gaussian"  # of the radial kernel
 
 
 def packed(model: GainModel) -> tuple[Tensors, dict[str, Any]]:
@@ -76,7 +77,7 @@ def packed(model: GainModel) -> tuple[Tensors, dict[str, Any]]:
         "landmark_weight": model.landmark_weight,
         "reduction": model.reduction,
     }
-    metadata: dict[str, Any] = {"figures": asdict(model.figures)}
+    metadata: dict[str, Any] = {"figures": asdict(model.figures), "shape": model.shape}
     if model.embedding is not None:
         tensors |= {"embedding_weight": model.embedding.weight, "embedding_reduction": model.embedding.reduction}
         metadata["embedding_kernel"] = model.embedding.kernel
@@ -105,6 +106,7 @@ def unpacked(saved: Artifact, metadata: dict[str, Any]) -> GainModel:
         reduction,
         figures,
         _embedding(saved, metadata.pop("embedding_kernel", None), reduction.shape[1]),
+        _shape(metadata.pop("shape", "gaussian")),  # older artifacts name none
     )
 
 
@@ -115,6 +117,14 @@ def _figures(numbers: Any) -> Figures:
     if not all(_is_finite(number) for number in numbers.values()):
         raise ArtifactError("the gain artifact's figures are not all finite numbers")
     return Figures(**numbers)
+
+
+def _shape(name: Any) -> Shape:
+    if name == "gaussian":
+        return "gaussian"
+    if name == "laplacian":
+        return "laplacian"
+    raise ArtifactError(f"the gain artifact's shape {str(name)[:80]!r} is neither gaussian nor laplacian")
 
 
 def _is_finite(number: Any) -> bool:

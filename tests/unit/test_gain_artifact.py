@@ -67,6 +67,9 @@ def test_figures_that_are_missing_or_no_numbers_are_refused(router: GainRouter, 
         artifact.write(tmp_path, "gain", saved.tensors, saved.metadata | {"figures": figures})
         with pytest.raises(ArtifactError, match="figures"):
             GainRouter.load(tmp_path)
+    artifact.write(tmp_path, "gain", saved.tensors, saved.metadata | {"shape": "round"})
+    with pytest.raises(ArtifactError, match="shape"):
+        GainRouter.load(tmp_path)
     artifact.write(tmp_path, "random", saved.tensors, saved.metadata)
     with pytest.raises(ArtifactError, match="random"):
         GainRouter.load(tmp_path)

@@ -69,7 +69,7 @@ def dense_kernel(router: GainRouter, left: list[str], right: list[str]) -> np.nd
         rows[-1][sparse.row, sparse.term] = sparse.value
         units.append(WordEncoder().encode(texts))
     kernel: np.ndarray = (
-        figures.feature_kernel * similarities(points[0], points[1], figures.width)
+        figures.feature_kernel * similarities(points[0], points[1], figures.width, model.shape)
         + figures.term_kernel * rows[0] @ rows[1].T
         + KERNEL.embedding_kernel * units[0] @ units[1].T
     )

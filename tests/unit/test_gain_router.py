@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,9 +68,11 @@ def test_the_same_seed_gives_the_same_router() -> None:
     assert first[0].tolist() != third[0].tolist()
 
 
-def test_the_estimate_is_that_of_kernel_ridge_solved_directly() -> None:
+@pytest.mark.parametrize("shape", ["laplacian", "gaussian"])
+def test_the_estimate_is_that_of_kernel_ridge_solved_directly(shape: str) -> None:
     data, prompts = sums(120), sums(30, seed=6).prompts
-    router = fit_labels(data, seed=0)
+    router = fit_labels(data, seed=0, options=GainOptions(shape=shape))
+    assert router.model.shape == shape
     model, figures = router.model, router.model.figures
 
     def kernel(left: list[str], right: list[str]) -> np.ndarray:
@@ -80,7 +83,7 @@ def test_the_estimate_is_that_of_kernel_ridge_solved_directly() -> None:
             sparse = model.vocabulary.rows(words)
             rows.append(np.zeros((sparse.count, sparse.terms)))
             rows[-1][sparse.row, sparse.term] = sparse.value
-        radial = similarities(points[0], points[1], figures.width)
+        radial = similarities(points[0], points[1], figures.width, model.shape)
         product: np.ndarray = figures.feature_kernel * radial + figures.term_kernel * rows[0] @ rows[1].T
         return product
 
@@ -92,8 +95,10 @@ def test_the_estimate_is_that_of_kernel_ridge_solved_directly() -> None:
 
 def test_landmarks_come_close_to_the_exact_solution() -> None:
     data, prompts = sums(400), sums(60, seed=7).prompts
-    exact = fit_labels(data, seed=0).gains(prompts)
-    near = fit_labels(data, seed=0, options=GainOptions(exact_rows=0, landmarks=200)).gains(prompts)
+    exact = fit_labels(data, seed=0, options=GainOptions(shape="gaussian")).gains(prompts)
+    landmarks = fit_labels(data, seed=0, options=GainOptions(exact_rows=0, landmarks=200))
+    assert landmarks.model.shape == "gaussian"
+    near = landmarks.gains(prompts)
     assert near[0] == pytest.approx(exact[0], abs=0.02)
     assert near[1] == pytest.approx(exact[1], abs=0.02)
 
@@ -156,10 +161,12 @@ def test_extreme_weights_and_kernels_still_give_gains() -> None:
             assert ((std >= 0) & (std <= 1)).all()
 
 
-@pytest.mark.parametrize("wrong", [{"landmarks": 0}, {"width": 0}, {"calibration_share": 0.9}, {"min_count": 0}])
-def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"landmarks": 0}, {"width": -1}, {"shape": "round"}, {"calibration_share": 0.9}, {"min_count": 0}]
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError):
-        GainOptions(**wrong)  # type: ignore[arg-type]
+        GainOptions(**wrong)
 
 
 def test_calibration_is_applied_only_where_it_lowers_the_error() -> None:

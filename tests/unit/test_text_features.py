@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.routers.rbf import Standard, similarities
+from routing_service.routers.rbf import SEPARATION, Standard, similarities
 from routing_service.routers.text_features import NAMES, WORD_LISTS, features, tokens
 from routing_service.routers.tfidf import Vocabulary
 from training.terms import code, fit_vocabulary, frequent_words
@@ -137,6 +137,9 @@ def test_formats_are_standardised_apart_where_there_is_enough_of_both() -> None:
     apart = Standard.fit(values).points(values)
     assert np.abs(apart[:120, :-1].mean(0)).max() < 0.01
     assert similarities(apart[:1], apart[120:], 0.76).max() < 0.001
+    laplacian = Standard.fit(values, SEPARATION["laplacian"] / 0.5).points(values)
+    assert similarities(laplacian[:1], laplacian[120:], 0.5, "laplacian").max() < 0.001
+    assert np.diag(similarities(laplacian, laplacian, 0.5, "laplacian")) == pytest.approx(np.ones(240), abs=0.01)
     pooled = Standard.fit(values[:130])
     assert pooled.separation == 0
     assert np.abs(pooled.points(values)).max() <= 4
