@@ -112,5 +112,4 @@ class LedgerEntry(Base):
             unique=True,
             postgresql_where=text("kind <> 'reserve'"),
         ),
-        Index("ix_ledger_entries_budget", "budget_id"),
     )

@@ -179,7 +179,6 @@ class Request(Base):
     __table_args__ = (
         Index("uq_requests_custom_id", "batch_id", "custom_id", unique=True),
         Index("ix_requests_claim", "batch_id", "ratio", "line", postgresql_where="state = 'scored'"),
-        Index("ix_requests_dispatching", "pump_id", "batch_id", postgresql_where="state = 'dispatching'"),
         CheckConstraint("line >= 1 and input_bytes >= 0 and choices >= 1 and attempts >= 0", name="bounds"),
         CheckConstraint("(state = 'dispatching') = (pump_id is not null)", name="claimed"),
         CheckConstraint("state in ('queued', 'scored', 'dispatching') or finished_at is not null", name="finished"),
