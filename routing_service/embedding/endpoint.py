@@ -157,7 +157,8 @@ def _vectors(content: bytes, count: int) -> Floats | None:
         if sorted(item["index"] for item in items) != list(range(count)):
             return None
         ordered = [item["embedding"] for item in sorted(items, key=lambda item: item["index"])]
-        vectors = np.array([[np.nan if x is None else x for x in vector] for vector in ordered], np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 is as bad as infinite
+            vectors = np.array([[np.nan if x is None else x for x in one] for one in ordered]).astype(np.float32)
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
         return None
     return vectors if vectors.ndim == 2 and vectors.shape[1] else None

@@ -61,11 +61,10 @@ class StaticEncoder:
         for start in range(0, len(texts), CHUNK):
             ids, some = self._reader.read(texts[start : start + CHUNK])
             shortened += some
-            filled = np.array([row for row, one in enumerate(ids) if len(one)], np.intp)
-            if len(filled):
-                starts = np.cumsum([0, *(len(ids[row]) for row in filled[:-1])])
-                sums = np.add.reduceat(self._rows[np.concatenate([ids[row] for row in filled])], starts)
-                vectors[start + filled] = unit(finite(sums, self.spec, start + filled))
+            sums = vectors[start : start + CHUNK]
+            for row, one in enumerate(ids):
+                sums[row] = self._rows[one].sum(0)  # all texts at once by np.add.reduceat takes three times as long
+            sums[:] = unit(finite(sums, self.spec, np.arange(start, start + len(ids))))
             if progress:
                 progress(len(ids))
         if shortened:
