@@ -6,6 +6,8 @@ win each way. And the projection has a bias, as the paper's formula has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,7 +92,8 @@ def _factors(
     draw = torch.Generator().manual_seed(seed)
     noise = torch.Generator(device).manual_seed(seed)
     model = _Model.drawn(len(data.models), vectors.shape[1], options.dimensions, draw, device)
-    optimizer = torch.optim.Adam(model.weights, lr=options.learning_rate, weight_decay=options.weight_decay)
+    rate, decay = options.learning_rate, options.weight_decay
+    optimizer = torch.optim.Adam(model.weights, lr=rate, weight_decay=decay, fused=True)
     prompts = torch.from_numpy(vectors).to(device)
     columns = [torch.from_numpy(np.ascontiguousarray(c)).to(device) for c in (data.prompt, data.model_a, data.model_b)]
     prompt, first, second = (column.long() for column in columns)
@@ -98,7 +101,7 @@ def _factors(
     weight = weight / weight.mean()
     rows = len(data)
     epochs = max(options.epochs, -(-options.least_steps // -(-rows // options.minibatch)))
-    with progress("fitting matrix_factorization", epochs * rows) as advance:
+    with _one_thread(), progress("fitting matrix_factorization", epochs * rows) as advance:
         for _ in range(epochs):
             order = torch.randperm(rows, generator=draw).to(device)
             for start in range(0, rows, options.minibatch):
@@ -113,6 +116,20 @@ def _factors(
                 optimizer.step()
                 advance(len(chosen))
     return model.factors(prompts.float().mean(dim=0))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A step is too small to share between cores: sharing costs more, many times as much where cores are busy, and the
+    order of additions would depend on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,16 +72,15 @@ class MatrixFactorizationRouter(RatedRouter):
         """The models that this prompt favours or disfavours most: their strength, and that for a typical prompt."""
         strong, weak = self.explained_pair()
         places = [Place(tier, number) for number, tier in enumerate(self.rated.tiers)]
-        here = self.strengths(self.vectors([prompt]), places)[0]
+        win_rate = float(self.win_rates([prompt], strong, weak)[0])
+        here = self.strengths(self._encoder.encode([prompt]), places)[0]
         usual = self.strengths(self.factors.typical[None], places)[0]
         shift = (here - here.mean()) - (usual - usual.mean())
-        pair = self._places((strong, weak))
+        of_typical = self.vector_win_rates(self.factors.typical[None], [self._places((strong, weak))])
         return {
             "router": self.name,
-            "win_rate": float(self.win_rates([prompt], strong, weak)[0]),
-            "typical_win_rate": float(
-                self.calibration.apply(self.vector_win_rates(self.factors.typical[None], [pair]))
-            ),
+            "win_rate": win_rate,
+            "typical_win_rate": float(self.calibration.apply(of_typical)[0, 0]),
             "strong": strong,
             "weak": weak,
             "models": [
@@ -99,7 +98,9 @@ class MatrixFactorizationRouter(RatedRouter):
         if vectors.shape[1] != slope.shape[1]:
             here, there = vectors.shape[1], slope.shape[1]
             raise ScoringError(f"the encoder gives vectors of {here} numbers, the router was fitted on such of {there}")
-        deltas: Vector = vectors @ slope.T.astype(np.float32) + constant
+        with np.errstate(invalid="ignore"):  # of vectors that are not finite
+            deltas: Vector = vectors @ slope.T.astype(np.float32) + constant
+        deltas[~np.isfinite(deltas)] = np.nan
         return deltas
 
     def _rows(self, places: Sequence[Place]) -> list[int]:

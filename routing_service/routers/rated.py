@@ -166,7 +166,8 @@ class RatedRouter(PairwiseRouter):
 
     @abstractmethod
     def strengths(self, vectors: Floats, places: Sequence[Place]) -> Vector:
-        """For prompts of these vectors, shape (vectors, places), in log-odds: only their differences mean anything."""
+        """For prompts of these vectors, shape (vectors, places), in log-odds: only their differences mean anything.
+        NaN for a vector that is not finite."""
 
     def vector_win_rates(self, vectors: Floats, pairs: Sequence[tuple[Place, Place]]) -> Vector:
         """Before calibration, shape (vectors, pairs): the probability that a pair's first place is preferred."""
@@ -185,16 +186,8 @@ class RatedRouter(PairwiseRouter):
         rates = np.empty((len(prompts), len(pairs)))
         for start in range(0, len(prompts), MINIBATCH):
             part = slice(start, min(start + MINIBATCH, len(prompts)))
-            rates[part] = self.vector_win_rates(self.vectors(prompts[part], start), places)
+            rates[part] = self.vector_win_rates(self._encoder.encode(prompts[part]), places)
         return rates
-
-    def vectors(self, prompts: Sequence[str], start: int = 0) -> Floats:
-        """Of the prompts, shape (prompts, dimensions). ScoringError where the encoder gives no finite number."""
-        vectors = self._encoder.encode(prompts)
-        bad = ~np.isfinite(vectors).all(axis=1)
-        if bad.any():
-            raise ScoringError(f"the encoder gives no finite vector for prompt {start + int(np.argmax(bad)) + 1}")
-        return vectors
 
     def explained_pair(self) -> Pair:
         """What `explain` speaks of: the pair, else the dearest and the cheapest candidate, else the best and worst."""

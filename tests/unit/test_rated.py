@@ -141,12 +141,13 @@ def test_damaged_lists_of_models_are_refused(saved: Any) -> None:
 
 
 class LengthRouter(RatedRouter):
-    """A model's strength is its tier times the first number of the vector."""
+    """A model's strength is its tier times the sum of the vector."""
 
     name = "length"
 
     def strengths(self, vectors: Floats, places: Sequence[Place]) -> Vector:
-        return vectors[:, :1].astype(np.float64) * [place.tier for place in places]
+        strengths: Vector = vectors.sum(axis=1, keepdims=True).astype(np.float64) * [place.tier for place in places]
+        return strengths
 
     def tensors(self) -> Tensors:
         return {}
@@ -164,7 +165,7 @@ def test_pairs_are_scored_by_the_difference_of_their_strengths() -> None:
     router = LengthRouter(RATED, encoder, settings())
     prompts = [f"word{i} of {i}" for i in range(5000)]
     rates = router.raw_win_rates(prompts, [(NAMES[0], "llama-7b"), ("llama-7b", NAMES[0]), ("gemini-pro", NAMES[1])])
-    x = 2 * encoder.encode(prompts)[:, 0].astype(float)
+    x = 2 * encoder.encode(prompts).sum(axis=1).astype(float)
     assert rates[:, 0] == pytest.approx(1 / (1 + np.exp(-x)))
     assert rates[:, 0] + rates[:, 1] == pytest.approx(np.ones(5000))
     assert (rates[:, 2] == 0.5).all()  # models of one tier
