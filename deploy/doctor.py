@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import binaries
+from deploy.checks import Check, check
 from deploy.configuration import check_config, find_config
+from deploy.doctor_routing import routing_checks
 from deploy.errors import StackError
 from deploy.isolation import isolation
 from deploy.layout import StateDir
+from deploy.supervisor import Supervisor
 
 LOW_DISK_BYTES = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table. `ok` None: for information, or not applicable."""
-
-    name: str
-    ok: bool | None
-    detail: str
 
 
 def examine(state: StateDir, config: Path | None) -> list[Check]:
@@ -34,28 +26,19 @@ def examine(state: StateDir, config: Path | None) -> list[Check]:
     stack = state.read_stack()
     checks = [
         Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} ({sys.executable})"),
-        _check("postgres", lambda: _server_binary("ROUTEBATCH_DATABASE_URL", _postgres_version)),
-        _check("valkey", lambda: _server_binary("ROUTEBATCH_BROKER_URL", _valkey_version)),
-        _check("postgres as this user", _isolation),
-        _configuration(state, config),
-        _check("disk", lambda: _disk(state)),
-        _torch(),
+        check("postgres", lambda: _server_binary("ROUTEBATCH_DATABASE_URL", _postgres_version)),
+        check("valkey", lambda: _server_binary("ROUTEBATCH_BROKER_URL", _valkey_version)),
+        check("postgres as this user", _isolation),
+        *_configured(state, config),
+        check("disk", lambda: _disk(state)),
     ]
     if not stack and not os.environ.get("ROUTEBATCH_DATABASE_URL"):
         return [*checks, Check("stack", None, f"none runs in {state.root}: start it with `routebatch up`")]
     database = os.environ.get("ROUTEBATCH_DATABASE_URL") or stack["database_url"]
-    checks.append(_check("database", lambda: _database(database)))
+    checks.append(check("database", lambda: _database(database)))
     if broker := os.environ.get("ROUTEBATCH_BROKER_URL") or stack.get("broker_url"):
-        checks.append(_check("broker", lambda: _broker(broker)))
+        checks.append(check("broker", lambda: _broker(broker)))
     return [*checks, *_processes(state)]
-
-
-def _check(name: str, work: Callable[[], str]) -> Check:
-    """Whatever a check raises is its finding."""
-    try:
-        return Check(name, True, work())
-    except Exception as error:
-        return Check(name, False, str(error).strip() or type(error).__name__)
 
 
 def _server_binary(variable: str, version: Callable[[], str]) -> str:
@@ -81,17 +64,25 @@ def _isolation() -> str:
     return "directly" if found.uid is None else f"as uid {found.uid}: user namespaces are refused here"
 
 
-def _configuration(state: StateDir, config: Path | None) -> Check:
+def _configured(state: StateDir, config: Path | None) -> list[Check]:
+    """The configuration, and what it says of routing."""
     try:
-        path = find_config(config, state)
-    except StackError as error:
-        return Check("configuration", False, str(error).splitlines()[0])
-
-    def read() -> str:
+        path = find_config(config or _of_the_stack(state), state)
         settings = check_config(path)
-        return f"{path}: candidates {', '.join(settings.candidates) or 'none'}"
+    except StackError as error:
+        return [Check("configuration", False, str(error).splitlines()[0])]
+    candidates = ", ".join(settings.candidates) or "none"
+    return [Check("configuration", True, f"{path}: candidates {candidates}"), *routing_checks(settings)]
 
-    return _check("configuration", read)
+
+def _of_the_stack(state: StateDir) -> Path | None:
+    """The file that a running stack was started with: it is in force, wherever doctor is called."""
+    path = state.read_stack().get("config")
+    return Path(path) if isinstance(path, str) and _runs(state) else None
+
+
+def _runs(state: StateDir) -> bool:
+    return state.root.is_dir() and Supervisor(state).running
 
 
 def _disk(state: StateDir) -> str:
@@ -100,19 +91,6 @@ def _disk(state: StateDir) -> str:
     if free < LOW_DISK_BYTES:
         raise StackError(f"only {free / 1e9:.1f} GB free under {existing}")
     return f"{free / 1e9:.1f} GB free under {existing}"
-
-
-def _torch() -> Check:
-    if importlib.util.find_spec("torch") is None:
-        return Check("torch", None, "not installed: only routers without a model can be used")
-
-    def device() -> str:
-        import torch
-
-        kind = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-        return f"{torch.__version__}, device {kind}"
-
-    return _check("torch", device)
 
 
 def _database(url: str) -> str:
@@ -140,13 +118,10 @@ def _broker(url: str) -> str:
 
 def _processes(state: StateDir) -> list[Check]:
     """Each process that supervisord knows, and whether it lives."""
-    from deploy.supervisor import Supervisor
-
-    supervisor = Supervisor(state)
-    if not state.root.is_dir() or not supervisor.running:
+    if not _runs(state):
         return [Check("stack", None, f"none runs in {state.root}")]
     try:
-        info = supervisor.info()
+        info = Supervisor(state).info()
     except StackError as error:
         return [Check("supervisord", False, str(error))]
     return [

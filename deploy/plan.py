@@ -64,6 +64,7 @@ class Plan:
     def addresses(self) -> dict[str, str]:
         """The part of stack.json that is known before anything runs."""
         return {
+            "config": self.env["ROUTEBATCH_CONFIG"],
             "api_url": self.api_url,
             "flower_url": self.flower_url,
             "flower_user": FLOWER_USER,

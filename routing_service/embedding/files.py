@@ -27,7 +27,7 @@ WORDS = "embeddings.word_embeddings.weight"
 
 Weights = Callable[[str], Floats]  # a tensor by its name
 
-__all__ = ["WORDS", "ModelFiles", "Weights", "find_model", "weights_of"]
+__all__ = ["WORDS", "ModelFiles", "Weights", "find_model", "is_here", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ class ModelFiles:
         if not isinstance(content, dict):
             raise ConfigurationError(f"{path} is no JSON object")
         return content
+
+
+def is_here(name: str) -> bool:
+    """Whether these are a packaged model's files or a directory's, so that no hub is asked."""
+    return name in PACKAGED or Path(name).expanduser().is_dir()
 
 
 def find_model(name: str) -> ModelFiles:
