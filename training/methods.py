@@ -18,6 +18,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 # method -> module:options; the module's `fit` is a Fit
 METHODS = {
+    "bert": "training.bert:BertOptions",
     "causal_llm": "training.causal_llm:CausalLLMOptions",
     "ensemble": "training.ensemble:EnsembleOptions",
     "gain": "training.gain:GainOptions",

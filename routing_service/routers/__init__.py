@@ -18,6 +18,7 @@ DEFAULT_ARTIFACT = Path(__file__).parent / "default"
 
 # method -> module:class
 METHODS = {
+    "bert": "routing_service.routers.bert:BertRouter",
     "causal_llm": "routing_service.routers.causal_llm:CausalLLMRouter",
     "ensemble": "routing_service.routers.ensemble:EnsembleRouter",
     "gain": "routing_service.routers.gain:GainRouter",
