@@ -197,14 +197,14 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, budgets:
     if taking.chosen:
         ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen)
         insert_decisions(session, plan, taking.chosen)
-        mark_dispatching(session, pump_id, plan, taking.chosen)
+        mark_dispatching(session, pump_id, taking.chosen)
         ledger.reserve(session, budgets, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
         taking.result.tickets = [
             Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
             for i, c in zip(ids, taking.chosen, strict=True)
         ]
-    mark_ended(session, plan, UNAFFORDABLE, [row.line for row in taking.unaffordable])
-    mark_ended(session, plan, HOMELESS, [row.line for row in taking.homeless])
+    mark_ended(session, UNAFFORDABLE, taking.unaffordable)
+    mark_ended(session, HOMELESS, taking.homeless)
     if taking.pause and not taking.chosen:
         pause_for_budget(session, plan.batch_id)
     session.execute(

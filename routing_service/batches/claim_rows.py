@@ -82,8 +82,8 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
 _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
-select line, pinned, max_cost_nano, input_bytes, output_cap, choices, win_rate, quality, ratio, floor_nano, attempts,
-       cost_nano, expected_cost_nano, body
+select ctid::text as place, line, pinned, max_cost_nano, input_bytes, output_cap, choices, win_rate, quality, ratio,
+       floor_nano, attempts, cost_nano, expected_cost_nano, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now()) and {side}
 order by ratio {direction}, line {direction} limit :limit for update skip locked
 """
@@ -167,17 +167,21 @@ def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None
     )
 
 
-def mark_dispatching(session: Session, pump_id: int, plan: Plan, chosen: list[Choice]) -> None:
+# What is marked was read `for update` in this transaction: it is scored, and its place stays. Asked for by line or by
+# state, the planner may read the whole batch: how much of it is scored, its statistics learn only minutes later.
+_PLACES = "cast(cast(:places as text[]) as tid[])"
+
+
+def mark_dispatching(session: Session, pump_id: int, chosen: list[Choice]) -> None:
     session.execute(
         text(
-            "update requests q set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,"
-            " model = t.m, reason = cast(t.r as reason) from unnest(cast(:l as int[]), cast(:m as text[]),"
-            " cast(:r as text[])) as t(l, m, r) where q.batch_id = :batch and q.line = t.l and q.state = 'scored'"
+            "update requests q set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,"  # noqa: S608
+            f" model = t.m, reason = cast(t.r as reason) from unnest({_PLACES}, cast(:m as text[]),"
+            " cast(:r as text[])) as t(place, m, r) where q.ctid = t.place"
         ),
         {
             "pump": pump_id,
-            "batch": plan.batch_id,
-            "l": [c.row.line for c in chosen],
+            "places": [c.row.place for c in chosen],
             "m": [c.model for c in chosen],
             "r": [c.reason for c in chosen],
         },
@@ -208,21 +212,20 @@ HOMELESS = Ending(
 )
 
 
-def mark_ended(session: Session, plan: Plan, ending: Ending, lines: list[int]) -> None:
-    if not lines:
+def mark_ended(session: Session, ending: Ending, rows: list[Row[Any]]) -> None:
+    if not rows:
         return
     session.execute(
         text(
-            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"
+            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"  # noqa: S608
             " reason = cast(:reason as reason), error_code = :code, error_message = :message"
-            " where batch_id = :batch and line = any(:lines) and state = 'scored'"
+            f" where ctid = any({_PLACES})"
         ),
         {
             "state": ending.state,
             "reason": ending.reason,
             "code": ending.code,
             "message": ending.message,
-            "batch": plan.batch_id,
-            "lines": lines,
+            "places": [row.place for row in rows],
         },
     )

@@ -34,6 +34,30 @@ def test_clear_cases_are_claimed_before_marginal_ones(database: Database) -> Non
     assert sorted(ticket.line for ticket in got.tickets) == [2, 4]
 
 
+def test_a_bite_reads_few_rows_however_many_there_are(database: Database) -> None:
+    """Nothing was analyzed since the rows came: the planner knows nothing, as in a batch's first minute."""
+    batch_id = _plan(database, [Planned()], shadow_price=0.5)
+    held = lease.open_lease(database, 30)
+    columns = "batch_id, custom_id, body, input_bytes, state, floor_nano"
+    with database.transaction() as session:
+        session.execute(
+            text(
+                f"insert into requests (line, ratio, {columns}) select g, (g * 7919 % 5000) / 5000.0, batch_id,"
+                f" 'r' || g, {columns.partition('custom_id, ')[2]} from requests, generate_series(2, 5000) g"
+            )
+        )
+    settings = make_settings(dispatch={"bite": 10})
+    rows_read = text("select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'requests'")
+    with database.transaction() as session:
+        before = session.scalar(rows_read)
+        got = claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
+        after = session.scalar(rows_read)
+    assert len(got.tickets) == 20
+    assert before is not None
+    assert after is not None
+    assert after - before < 100
+
+
 def test_a_pump_whose_lease_ran_out_claims_nothing(database: Database) -> None:
     batch_id = _plan(database, [Planned()])
     settings = make_settings()
