@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -82,14 +83,15 @@ class Upstreams:
     max_response_bytes: int
     _session: aiohttp.ClientSession = field(init=False)
     _headers: dict[str, dict[str, str]] = field(init=False)
+    _proxies: dict[str, str | None] = field(init=False, repr=False)  # may hold credentials
 
     def __post_init__(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=15),
-            trust_env=True,
             auto_decompress=True,
         )
         self._headers = {name: _headers(model) for name, model in self.models.items()}
+        self._proxies = {name: _proxy(model) for name, model in self.models.items()}
 
     async def close(self) -> None:
         await self._session.close()
@@ -101,7 +103,12 @@ class Upstreams:
         url = str(settings.base_url).rstrip("/") + "/chat/completions"
         try:
             async with self._session.post(
-                url, data=body, headers=self._headers[model], timeout=timeout, allow_redirects=False
+                url,
+                data=body,
+                headers=self._headers[model],
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._proxies[model],
             ) as response:
                 raw = await memory.read(response.content.iter_any(), self.max_response_bytes)
                 return read_answer(response.status, response.headers, raw, settings)
@@ -121,6 +128,15 @@ def _headers(model: ModelSettings) -> dict[str, str]:
     if key:
         headers["Authorization"] = f"Bearer {key.get_secret_value()}"
     return headers
+
+
+def _proxy(model: ModelSettings) -> str | None:
+    """The proxy that the environment names for the model's upstream (`https_proxy`, `no_proxy` and their like).
+
+    Asked once: aiohttp would ask for every call, on two threads, and take a user's ~/.netrc for the upstream's key.
+    """
+    url = model.base_url
+    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
 
 
 def _name(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,35 @@ def test_a_plain_answer_is_read() -> None:
 def test_an_unusable_answer_may_have_been_billed(answer: bytes, code: str) -> None:
     outcome = _call(answer)
     assert (outcome.state, outcome.basis, outcome.error_code) == (AttemptState.UNKNOWN, EntryBasis.UNKNOWN, code)
+
+
+@pytest.mark.parametrize(("not_proxied", "answered"), [("", True), ("127.0.0.1", False)])
+def test_the_environments_proxy_is_taken_unless_it_is_told_not_to(
+    not_proxied: str, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> Outcome:
+        models = make_settings(models={"weak": WEAK | {"base_url": "http://127.0.0.1:9/v1"}}).models
+        upstreams = Upstreams(models, LARGEST)
+        try:
+            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST))
+        finally:
+            await upstreams.close()
+
+    with raw_upstream(http(ANSWER)) as url:
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", not_proxied)
+        outcome = asyncio.run(run())
+    assert outcome.answered == answered
+    assert answered or outcome.basis is EntryBasis.UNBILLED
+
+
+def test_a_users_netrc_is_no_upstreams_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hidden\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("UPSTREAM_KEY", "key")
+    monkeypatch.setitem(WEAK, "api_key_env", "UPSTREAM_KEY")
+    assert _call(http(ANSWER)).answered
 
 
 def test_a_redirect_is_not_followed() -> None:
