@@ -120,12 +120,22 @@ class PriceBook:
         output = np.minimum(caps, settings.max_output_tokens) * choices
         return _amounts((bounds, np.maximum(prices[0], prices[1])), (output, prices[2]))
 
-    def expected_costs(self, model: str, settings: ModelSettings, input_bytes: Ints, caps: Ints, choices: Ints) -> Ints:
-        """`expected_nano` of many requests; a cap of `NO_CAP` is none."""
+    def expected_costs(
+        self,
+        model: str,
+        settings: ModelSettings,
+        input_bytes: Ints,
+        caps: Ints,
+        choices: Ints,
+        output_tokens: npt.NDArray[np.float64] | None = None,
+    ) -> Ints:
+        """`expected_nano` of many requests; a cap of `NO_CAP` is none. `output_tokens`: what a choice of each is
+        predicted to take, shape (n,); None: the prior."""
         prices = self._price_columns(model, input_bytes + settings.overhead_tokens)
         tokens = -(-input_bytes // BYTES_PER_TOKEN) + settings.overhead_tokens
         cap = np.minimum(caps, settings.max_output_tokens)
-        output = np.minimum(cap, settings.expected_output_tokens) * choices
+        expected = settings.expected_output_tokens if output_tokens is None else np.ceil(output_tokens)
+        output = np.minimum(cap, expected).astype(np.int64) * choices
         return _amounts((tokens, prices[0]), (output, prices[2]))
 
     def _price_columns(self, model: str, bounds: Ints) -> Ints:

@@ -47,6 +47,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "routebatch.score": {"queue": "score"},
             "routebatch.plan": {"queue": "score"},
             "routebatch.dispatch": {"queue": "dispatch"},
+            "routebatch.fit_lengths": {"queue": "train"},
         },
         "beat_schedule": {
             "sweep": {
@@ -54,6 +55,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
                 "schedule": settings.sweep.interval_s,
                 # A sweep that waited for longer than an interval is superseded by the next.
                 "options": {"expires": max(1.0, settings.sweep.interval_s)},
+            },
+            "fit_lengths": {
+                "task": "routebatch.fit_lengths",
+                "schedule": settings.score.fit_lengths_s,
+                "options": {"expires": max(1.0, settings.score.fit_lengths_s)},
             },
         },
         "timezone": "UTC",

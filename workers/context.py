@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from functools import cache, cached_property
 
+from routing_service.batches.lengths import LengthModels
 from routing_service.batches.pump import Pump
 from routing_service.db import Database
 from routing_service.events import Publisher
@@ -41,6 +42,10 @@ class Context:
     @cached_property
     def routers(self) -> Routers:
         return Routers(self.settings)
+
+    @cached_property
+    def lengths(self) -> LengthModels:
+        return LengthModels()
 
     def pump(self) -> None:
         """One stretch of dispatching, on the process's own event loop and HTTP client."""

@@ -6,6 +6,7 @@ from celery import shared_task
 
 from routing_service.batches.finish import finish as finish_batch
 from routing_service.batches.ingest import ingest as ingest_batch
+from routing_service.batches.lengths import fit_lengths as fit_all_lengths
 from routing_service.batches.plan import plan as plan_batch
 from routing_service.batches.replan import replan as replan_batch
 from routing_service.batches.score import score as score_range
@@ -28,7 +29,7 @@ def ingest(batch_id: str) -> None:
 def score(batch_id: str, first_line: int) -> None:
     """Score one range of lines; the last one announces the plan."""
     c = context()
-    if score_range(c.database, c.settings, c.routers, batch_id, first_line):
+    if score_range(c.database, c.settings, c.routers, batch_id, first_line, c.lengths):
         c.publisher.plan(batch_id)
 
 
@@ -59,3 +60,10 @@ def sweep() -> None:
     """Recover what was abandoned, announce what nobody announced."""
     c = context()
     sweep_all(c.database, c.settings, c.publisher)
+
+
+@shared_task(name="routebatch.fit_lengths")
+def fit_lengths() -> None:
+    """Learn output lengths from what was settled since the last fits."""
+    c = context()
+    fit_all_lengths(c.database, c.settings)

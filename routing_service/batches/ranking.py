@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,38 @@ class Columns:
         return self.input_bytes, self.output_cap, self.choices
 
 
-def expected_costs(columns: Columns, candidates: Sequence[str], settings: Settings, prices: PriceBook) -> Ints:
-    """Nano-dollars that each candidate's answer will probably cost, shape (n, m)."""
-    return np.column_stack([prices.expected_costs(key, settings.models[key], *columns.sizes) for key in candidates])
+def expected_costs(
+    columns: Columns,
+    candidates: Sequence[str],
+    settings: Settings,
+    prices: PriceBook,
+    tokens: Mapping[str, Floats] | None = None,
+) -> Ints:
+    """Nano-dollars that each candidate's answer will probably cost, shape (n, m). `tokens`: what a choice is predicted
+    to take, by model, shape (n,) each; of a model that is not there the prior counts."""
+    known = tokens or {}
+    return np.column_stack(
+        [prices.expected_costs(key, settings.models[key], *columns.sizes, known.get(key)) for key in candidates]
+    )
+
+
+def floors(
+    columns: Columns,
+    floor: Ints,
+    cheapest: Ints,
+    settings: Settings,
+    prices: PriceBook,
+    tokens: Mapping[str, Floats] | None = None,
+) -> Ints:
+    """What is kept for each request until it is dispatched, shape (n,): the expected cost of the model it is pinned to,
+    else of the `cheapest` candidate. `floor` stays where a line is pinned to a model that is no longer configured."""
+    found = cheapest.copy()
+    pinned = np.array(columns.pinned, dtype=object)
+    for key in {key for key in columns.pinned if key is not None}:
+        mine = pinned == key
+        known = key in settings.models
+        found[mine] = expected_costs(columns, [key], settings, prices, tokens)[mine, 0] if known else floor[mine]
+    return found
 
 
 def allowed(columns: Columns, candidates: Sequence[str], settings: Settings, prices: PriceBook) -> Bools:

@@ -1,5 +1,8 @@
 """Score: a range of a batch's lines gets its qualities, expected costs and ratios.
 
+Costs expect as many tokens of an answer as a length model of the candidate predicts, where there is one, else its
+prior; the batch's floor moves with what its lines' floors become.
+
 The attempt is counted in a transaction of its own before the router runs, so that a router that kills its process
 still runs out of attempts; then the range goes on unscored, with a constant gain: cheapest-first. The batch's row is
 locked before its requests are written, as everywhere.
@@ -18,11 +21,13 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.lengths import LengthModels, Tokens, expected_tokens
 from routing_service.batches.pausing import pause_for_models
-from routing_service.batches.ranking import Columns, allowed, expected_costs, first_steps, rank
+from routing_service.batches.ranking import Columns, allowed, expected_costs, first_steps, floors, rank
 from routing_service.body import prompt_text
 from routing_service.db import Database
 from routing_service.errors import ClientError, ScoringError
+from routing_service.lengths import LengthModel
 from routing_service.models import Batch, BatchState, Request
 from routing_service.outcomes import mask
 from routing_service.pricing import price_book
@@ -63,17 +68,27 @@ class _Scores:
     failure: str | None = None
 
 
-def score(database: Database, settings: Settings, routers: RouterSource, batch_id: str, first_line: int) -> bool:
+def score(
+    database: Database,
+    settings: Settings,
+    routers: RouterSource,
+    batch_id: str,
+    first_line: int,
+    lengths: LengthModels | None = None,
+) -> bool:
     """Score the range that starts at `first_line`. True when the batch has no open range left and waits for its plan.
+
+    `lengths`: the process's own, so that no length model is read twice.
 
     Idempotent; a batch that is not in progress is left alone. What the router raises goes on to the caller, until its
     last attempt: then the range is written unscored.
     """
     claim = _claim(database, settings, batch_id, first_line)
     if claim is not None:
-        rows = _read(database, claim)
-        scores = _scores(claim, rows, settings, routers)
-        values = _values(claim, rows, scores, settings)
+        rows, models = _read(database, claim, settings, lengths or LengthModels())
+        prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
+        scores = _scores(claim, prompts, settings, routers)
+        values = _values(claim, rows, scores, expected_tokens(models, prompts), settings)
         with database.transaction() as session:
             _write(session, claim, values, scores.failure)
     with database.transaction() as session:
@@ -91,11 +106,14 @@ _WAITS_FOR_PLAN = text(
     " (select from score_ranges r where r.batch_id = b.id and r.done_at is null) from batches b where id = :batch"
 )
 _UPDATE = text(
-    "update requests r set state = 'scored', win_rate = t.w, ratio = t.r, quality = cast(t.q as real[]),"
-    " expected_cost_nano = cast(t.c as bigint[]) from unnest(cast(:line as int[]), cast(:win_rate as real[]),"
-    " cast(:ratio as double precision[]), cast(:quality as text[]), cast(:cost as text[])) as t(l, w, r, q, c)"
+    "with moved as (update requests r set state = 'scored', win_rate = t.w, ratio = t.r,"
+    " quality = cast(t.q as real[]), expected_cost_nano = cast(t.c as bigint[]), floor_nano = t.f"
+    " from unnest(cast(:line as int[]), cast(:win_rate as real[]), cast(:ratio as double precision[]),"
+    " cast(:quality as text[]), cast(:cost as text[]), cast(:floor as bigint[]), cast(:change as bigint[]))"
+    " as t(l, w, r, q, c, f, d)"
     # The range is named besides the lines: whatever way the join is planned, no row beyond it is read.
     " where r.batch_id = :batch and r.line between :first and :last and r.line = t.l and r.state = 'queued'"
+    " returning t.d) select coalesce(sum(d), 0)::bigint from moved"
 )
 _DONE = text("update score_ranges set done_at = now() where batch_id = :batch and first_line = :first")
 
@@ -110,19 +128,26 @@ def _claim(database: Database, settings: Settings, batch_id: str, first_line: in
     return _Claim(*row) if row else None
 
 
-def _read(database: Database, claim: _Claim) -> Sequence[Any]:
-    columns = (Request.line, Request.body, Request.pinned, Request.max_cost_nano)
+def _read(
+    database: Database, claim: _Claim, settings: Settings, lengths: LengthModels
+) -> tuple[Sequence[Any], dict[str, LengthModel]]:
+    """The range's rows, and the length models of the models that may answer them."""
+    columns = (Request.line, Request.body, Request.pinned, Request.max_cost_nano, Request.floor_nano)
     sizes = (Request.input_bytes, Request.output_cap, Request.choices)
     query = select(*columns, *sizes).where(
         Request.batch_id == claim.batch_id, Request.line.between(claim.first_line, claim.last_line)
     )
     with database.transaction() as session:
-        return session.execute(query.order_by(Request.line)).all()
+        rows = session.execute(query.order_by(Request.line)).all()
+        wanted = {*claim.candidates, *(row.pinned for row in rows)}
+        found = {key: model for key, model in lengths.current(session, settings).items() if key in wanted}
+    # What may have ended the process before is not asked again.
+    return rows, found if claim.attempt <= settings.score.max_attempts else {}
 
 
-def _scores(claim: _Claim, rows: Sequence[Any], settings: Settings, routers: RouterSource) -> _Scores:
+def _scores(claim: _Claim, prompts: Sequence[str], settings: Settings, routers: RouterSource) -> _Scores:
     """The router's qualities, or constant ones. Threshold mode takes win rates as published."""
-    constant = np.full((len(rows), len(claim.candidates)), 0.5, dtype=np.float32)
+    constant = np.full((len(prompts), len(claim.candidates)), 0.5, dtype=np.float32)
     if len(claim.candidates) == 1:
         return _Scores(constant, scored=False)
     constant[:, 1:] += UNSCORED_GAIN / 2
@@ -130,7 +155,6 @@ def _scores(claim: _Claim, rows: Sequence[Any], settings: Settings, routers: Rou
         return _Scores(constant, scored=False, failure=f"The router {claim.router!r} ended the process that ran it.")
     try:
         router = routers.get(claim.router)
-        prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
         if claim.mode != "threshold":
             return _Scores(router.score(prompts, claim.candidates)[0], scored=True)
         rates = router.win_rates(prompts, claim.candidates[-1], claim.candidates[0])
@@ -150,11 +174,13 @@ def _failure(router: str, error: Exception) -> str:
     return f"The router {router!r} failed ({type(error).__name__}); the score worker's log says more."
 
 
-def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, settings: Settings) -> dict[str, Any]:
+def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, tokens: Tokens, settings: Settings) -> dict[str, Any]:
     """What is written, by parameter of the update."""
     prices = price_book(settings)
     columns = Columns.of(rows)
-    cost = expected_costs(columns, claim.candidates, settings, prices)
+    cost = expected_costs(columns, claim.candidates, settings, prices, tokens)
+    before = np.array([row.floor_nano for row in rows], dtype=np.int64)
+    floor = floors(columns, before, cost[:, 0], settings, prices, tokens)
     quality = scores.quality
     win_rate = quality[:, -1] if scores.scored else None
     may = allowed(columns, claim.candidates, settings, prices)
@@ -168,6 +194,8 @@ def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, settings: Setti
         "ratio": first_steps(step, columns, claim.candidates).tolist(),
         "quality": _array_texts(quality.tolist()),
         "cost": _array_texts(cost.tolist()),
+        "floor": floor.tolist(),
+        "change": (floor - before).tolist(),
     }
 
 
@@ -179,7 +207,7 @@ def _write(session: Session, claim: _Claim, values: dict[str, Any], failure: str
     batch = session.get_one(Batch, claim.batch_id, with_for_update={"key_share": True})
     if batch.state is not BatchState.IN_PROGRESS:
         return
-    session.execute(_UPDATE, values)
+    batch.floor_nano += session.execute(_UPDATE, values).scalar_one()
     session.execute(_DONE, {"batch": claim.batch_id, "first": claim.first_line})
     if failure is not None:
         batch.unscored = True

@@ -13,7 +13,7 @@ from routing_service.models.base import (
     Reason,
     RequestState,
 )
-from routing_service.models.learning import Comparison, Evaluation, Rating, RouterVersion
+from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
 from routing_service.models.money import Attempt, Budget, LedgerEntry
 from routing_service.models.work import ApiKey, Batch, Decision, File, FileChunk, Pump, Request, ScoreRange
 
@@ -36,6 +36,7 @@ __all__ = [
     "File",
     "FileChunk",
     "FilePurpose",
+    "FittedLengths",
     "LedgerEntry",
     "Pump",
     "Rating",

@@ -1,11 +1,11 @@
-"""What routers learn from and what they become: comparisons, ratings, router versions, evaluations."""
+"""What is learned from and what comes of it: comparisons, ratings, router versions, evaluations, output lengths."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, SmallInteger, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, SmallInteger, text
 from sqlalchemy.dialects.postgresql import JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -87,3 +87,21 @@ class Evaluation(Base):
     fingerprint: Mapped[str]
     metrics: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[Now]
+
+
+class FittedLengths(Base):
+    """The length model in force of one configured model: a new fit replaces the row and so has another id."""
+
+    __tablename__ = "length_models"
+    id: Mapped[Id]
+    model: Mapped[str]  # the configured name
+    upstream_model: Mapped[str]
+    data: Mapped[bytes] = mapped_column(LargeBinary)  # LengthModel.to_bytes
+    rows: Mapped[int]  # answers that it was fitted on
+    last_attempt_id: Mapped[int] = mapped_column(BigInteger)  # the newest of them
+    metrics: Mapped[dict[str, float]] = mapped_column(JSONB)  # see LengthModel
+    fitted_at: Mapped[Now]
+    __table_args__ = (
+        Index("uq_length_models_model", "model", "upstream_model", unique=True),
+        CheckConstraint("rows > 0", name="rows"),
+    )
