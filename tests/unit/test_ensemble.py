@@ -142,14 +142,20 @@ def test_an_explanation_holds_those_of_the_members(pair: list[Member]) -> None:
     assert [(one["weight"], one["router"]) for one in why["members"]] == [(0.75, "lengths"), (0.25, "lengths")]
 
 
-def test_fitted_members_learn_and_the_mean_is_calibrated(fitted: EnsembleRouter) -> None:
+def test_fitted_members_learn(fitted: EnsembleRouter) -> None:
     hard, easy = fitted.win_rates(["Tell me 7 things of ring field", "Tell me 7 things of paint shade"], "s", "w")
     assert hard > easy
-    # One member says that strong wins more, the longer a prompt: the mean is too high.
-    measured = fitted.metadata["metrics"]["calibration"]
+    assert fitted.metadata["data"]["rows"] == 260
+
+
+def test_the_mean_is_calibrated_on_held_out_prompts(data: Labels) -> None:
+    # The members say that strong mostly wins, and the labels that it mostly loses.
+    router = ensemble(labels(data.prompts, (-data.gain).tolist()), methods="lengths", seeds=2)
+    measured = router.metadata["metrics"]["calibration"]
     assert measured["applied"]
     assert measured["error_after"] < measured["error_before"]
-    assert fitted.metadata["data"]["rows"] == 260
+    assert router.win_rates(data.prompts, "strong", "weak").max() < 0.5
+    assert EnsembleRouter(router.members).win_rates(data.prompts, "strong", "weak").min() > 0.5
 
 
 def test_a_member_whose_win_rates_hardly_spread_weighs_as_much_as_one_whose_do(
@@ -207,10 +213,11 @@ def test_without_a_pair_of_models_the_mean_is_plain() -> None:
 
 
 def test_weights_may_be_equal_or_stacked(data: Labels) -> None:
-    assert [member.weight for member in ensemble(data, weights="equal").members] == [0.5, 0.5]
     knows, does_not = ensemble(data, weights="stacked").members
     assert knows.weight + does_not.weight == pytest.approx(1)
-    assert [member.weight for member in ensemble(data, calibration_share=0.0).members] == [0.5, 0.5]
+    for options in ({"weights": "equal"}, {"calibration_share": 0.0}):
+        router = ensemble(data, methods="lengths", seeds=2, **options)
+        assert [member.weight for member in router.members] == [0.5, 0.5]
 
 
 def test_stacking_gives_the_weight_to_who_knows() -> None:
