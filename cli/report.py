@@ -1,4 +1,4 @@
-"""`routebatch report`: what was spent, on what, and what was saved."""
+"""`routebatch report`: what was spent, on what, what was saved, and how well answers' lengths are predicted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd"}
 
 @click.group()
 def report() -> None:
-    """Cost reports, from the database."""
+    """Reports from the database: costs, and predicted output lengths."""
 
 
 @report.command()
@@ -52,6 +52,35 @@ def costs(
     if batch_id is not None and not found.rows:
         raise click.ClickException(f"there is no batch {batch_id}")
     {"table": _table, "csv": _csv, "json": _json}["json" if as_json else form](found)
+
+
+@report.command()
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of a table.")
+@database_options
+def lengths(as_json: bool, state_dir: Path | None) -> None:
+    """How well each model's output lengths are predicted, on answers held out of the last fit.
+
+    Median errors are shares of the true length. A model that is not listed is planned by its expected_output_tokens.
+    """
+    from cli.output import print_table
+    from routing_service import reports
+
+    with reading(state_dir) as session:
+        found = reports.lengths(session)
+    if as_json:
+        _json(found)
+    elif not found.rows:
+        click.echo("no output lengths are learned yet: a model needs 500 settled answers")
+    else:
+        columns = [_heading(column) for column in found.columns]
+        cells = [[_figure(column, row[column]) for column in found.columns] for row in found.rows]
+        print_table(columns, cells, numeric=columns[2:-1])
+
+
+def _figure(column: str, value: Any) -> str:
+    if "error" in column or column == "coverage":
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f}" if column == "r2" else f"{value:,.0f}" if isinstance(value, float) else _cell(column, value)
 
 
 def _table(found: Report) -> None:

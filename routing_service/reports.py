@@ -1,4 +1,7 @@
-"""Cost and savings, in dollars, from the SQL views. Every function reads only and returns exact decimals."""
+"""Cost and savings, in dollars, from the SQL views, and how well output lengths are predicted.
+
+Every function reads only. Dollars are exact decimals.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,18 @@ from cost_by_model_day where cast(:since as date) is null or day >= cast(:since 
 """
 COSTS_BY_MODEL = f"select model, upstream_model, {SUMS} group by model, upstream_model order by model, upstream_model"
 COSTS_BY_DAY = f"select day, {SUMS} group by day order by day desc"
+LENGTHS = """
+select model, upstream_model, rows, (metrics ->> 'mean_tokens')::float8 as mean_tokens,
+       (metrics ->> 'median_error')::float8 as median_error,
+       (metrics ->> 'median_error_of_constant')::float8 as median_error_of_constant,
+       (metrics ->> 'r2')::float8 as r2, (metrics ->> 'coverage')::float8 as coverage, fitted_at
+from length_models order by model, upstream_model
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A table of costs. `totals` sums the columns that can be summed."""
+    """A table of figures. `totals` sums the columns that can be summed."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -67,6 +77,11 @@ def costs_by_model(session: Session, *, since: date | None = None) -> Report:
 def costs_by_day(session: Session, *, since: date | None = None) -> Report:
     """A row a UTC day, newest first: closed attempts, billed tokens and dollars (overruns included)."""
     return _report(session, COSTS_BY_DAY, {"since": since})
+
+
+def lengths(session: Session) -> Report:
+    """A row a model whose output lengths are learned; errors as `lengths.LengthModel.metrics` has them."""
+    return _report(session, LENGTHS, {})
 
 
 def _report(session: Session, query: str, values: dict[str, Any]) -> Report:

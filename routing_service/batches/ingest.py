@@ -18,6 +18,7 @@ import psycopg
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from routing_service.batches.lengths import with_learned_priors
 from routing_service.batches.split import split_lines
 from routing_service.db import Database, try_lock
 from routing_service.lines import Line, LineError, line_too_long, parse_line, threshold_alias
@@ -106,7 +107,7 @@ def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: 
         batch = session.get(Batch, batch_id)
         if batch is None or batch.state is not BatchState.VALIDATING:
             return None
-        intake = _Intake(settings, prices, batch.candidates[0])
+        intake = _Intake(with_learned_priors(session, settings), prices, batch.candidates[0])
         try:
             with session.begin_nested():
                 _read_file(database, session, batch, intake)

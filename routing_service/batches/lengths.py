@@ -149,9 +149,8 @@ def _read_answers(session: Session, wanted: dict[str, Any]) -> tuple[npt.NDArray
     as they are read: 20,000 of them could be gigabytes."""
     query = _ROWS.execution_options(yield_per=ROWS_AT_ONCE)
     tokens: list[float] = []
-    parts = []
-    for prompts in _together(session.execute(query, wanted | {"most": MOST_ROWS}), tokens):
-        parts.append(prompt_features(prompts))
+    with session.execute(query, wanted | {"most": MOST_ROWS}) as rows:
+        parts = [prompt_features(prompts) for prompts in _together(rows, tokens)]
     return (np.concatenate(parts) if parts else prompt_features([])), tokens
 
 
