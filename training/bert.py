@@ -22,8 +22,8 @@ from routing_service import device
 from routing_service.embedding.files import find_model
 from routing_service.embedding.reading import Ids, Reader
 from routing_service.errors import ArtifactError
-from routing_service.routers.bert import BertRouter, Figures
-from routing_service.routers.bert_forward import LABELS, Classifier, Precision, max_positions
+from routing_service.routers.bert import BertRouter, Figures, reader_of
+from routing_service.routers.bert_forward import LABELS, Classifier, Precision
 from routing_service.routers.transformer_files import KEY, pack_transformer, quiet
 from routing_service.settings import Settings
 from training.calibration import calibrated, hold_out
@@ -109,7 +109,8 @@ def fit(
     where = device.choose(settings.routing.device)
     with seeded(seed):  # draws the head
         model, tokenizer = _load(options.encoder)
-    reader, nothing = _reading(model, tokenizer, options)
+    # As the router reads: what is fitted on is what will be scored.
+    reader, nothing = reader_of(tokenizer.backend_tokenizer, model.config.to_dict(), options.max_tokens)
     fitted, measured = (_Examples.of(part, reader, nothing, where) for part in (kept, held))
     weights = label_weights(fitted) if options.balance else np.ones(LABELS)
     fitted.label_weights = measured.label_weights = torch.tensor(weights, dtype=torch.float32, device=where)
@@ -192,16 +193,11 @@ def _load(encoder: str) -> tuple[Any, Any]:
                 directory, num_labels=LABELS, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # a token the encoder never had
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     except Exception as error:  # transformers raises whatever it meets
         raise DataError(f"the encoder {encoder} cannot be fine-tuned: {type(error).__name__}: {error}"[:500]) from error
     return model, tokenizer
-
-
-def _reading(model: Any, tokenizer: Any, options: BertOptions) -> tuple[Reader, Ids]:
-    """As `routers.bert` reads: what is fitted on is what will be scored."""
-    most = min(options.max_tokens, max_positions(model.config.to_dict()) or options.max_tokens)
-    backend = tokenizer.backend_tokenizer
-    return Reader(backend, most), np.array(backend.encode("").ids or [0], np.int64)
 
 
 def _router(model: Any, tokenizer: Any, weights: Vector, options: BertOptions, settings: Settings) -> BertRouter:

@@ -36,7 +36,7 @@ CHUNK = 4096  # prompts that are sorted by length together
 LEAST_TOKENS, MOST_TOKENS = 8, 32_768
 NAMES = ("strong", "tie", "weak")
 
-__all__ = ["BertRouter", "Figures", "Rule"]
+__all__ = ["BertRouter", "Figures", "Rule", "reader_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class BertRouter(PairwiseRouter):
 
 
 def _reader(classifier: Classifier, figures: Figures) -> tuple[Reader, Ids]:
-    """What reads prompts, and what a prompt of no token is read as: the model's special tokens alone."""
+    """`reader_of` the classifier's own tokenizer."""
     config = classifier.config
     labels = config.get("id2label")
     if not isinstance(labels, Mapping) or len(labels) != LABELS:
@@ -174,9 +174,13 @@ def _reader(classifier: Classifier, figures: Figures) -> tuple[Reader, Ids]:
     size = config.get("vocab_size")
     if not isinstance(size, int) or tokenizer.get_vocab_size() > size:
         raise ArtifactError("the bert artifact's tokenizer has tokens that its model does not know")
-    nothing = tokenizer.encode("").ids or [0]
-    most = min(figures.max_tokens, max_positions(config) or figures.max_tokens)
-    return Reader(tokenizer, most), np.array(nothing, np.int64)
+    return reader_of(tokenizer, config, figures.max_tokens)
+
+
+def reader_of(tokenizer: Any, config: Mapping[str, Any], max_tokens: int) -> tuple[Reader, Ids]:
+    """What reads prompts for a model, and what a prompt of no token is read as: the special tokens alone."""
+    reader = Reader(tokenizer, min(max_tokens, max_positions(config) or max_tokens))
+    return reader, np.array(tokenizer.encode("").ids or [0], np.int64)
 
 
 def _padded(ids: list[Ids], rows: Rows) -> tuple[Ids, Ids]:
