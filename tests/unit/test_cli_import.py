@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from click.testing import CliRunner, Result
 from cli import import_router as command
 from cli.main import main
 from routing_service.errors import ArtifactError
-from routing_service.routers import DEFAULT_ARTIFACT
+from routing_service.routers import DEFAULT_ARTIFACT, METHODS
 from routing_service.routers.gain import GainRouter
 from routing_service.settings import Settings
+
+IMPORTERS = command.IMPORTERS
 
 
 def import_any(path: Path, settings: Settings) -> GainRouter:
@@ -57,3 +60,21 @@ def test_what_cannot_be_imported_is_refused_and_nothing_is_written() -> None:
     assert run("mf", "nowhere", "--output", "out").exit_code == 2
     assert run("mf", "weights", "--output", "weights").exit_code == 2
     assert Path("weights/config.json").read_text() == "{}"
+
+
+def test_every_importer_is_there_and_belongs_to_a_method() -> None:
+    assert set(IMPORTERS) <= set(METHODS)
+    for target in IMPORTERS.values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize("kind", IMPORTERS)
+def test_a_directory_without_a_checkpoint_is_refused_by_every_importer(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "IMPORTERS", IMPORTERS)
+    result = run(kind, "weights", "--output", "out")  # its config.json says nothing
+    assert (result.exit_code, Path("out").exists()) == (1, False)
+    assert result.stderr.startswith("Error: ")
+    assert "weights" in result.stderr
