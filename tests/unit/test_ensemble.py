@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,75 +13,30 @@ import pytest
 from routing_service.errors import ArtifactError
 from routing_service.routers import METHODS as ROUTERS
 from routing_service.routers import artifact, load_router
-from routing_service.routers.artifact import Artifact, Tensors
-from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.routers.calibration import Calibration
 from routing_service.routers.ensemble import EnsembleRouter, Member
-from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, labels, sums
+from tests.unit.lengths import LengthRouter
 from training.comparisons import Comparisons
 from training.data import DataError, Labels
 from training.ensemble import EnsembleOptions, fit, stacked
-from training.methods import METHODS, Progress
-
-
-class LengthRouter(PairwiseRouter):
-    """A method of the tests: the longer a prompt, the more often the model whose name is longer wins."""
-
-    name = "lengths"
-
-    def __init__(self, slope: float, metadata: dict[str, Any] | None = None) -> None:
-        self.slope = slope
-        self.metadata = metadata or {}
-
-    def raw_win_rates(self, prompts: Sequence[str], pairs: Sequence[Pair]) -> Vector:
-        length = np.array([len(prompt) for prompt in prompts], float)[:, None]
-        longer = np.array([np.sign(len(a) - len(b)) for a, b in pairs], float)
-        rates: Vector = 0.5 + longer * np.minimum(self.slope * length / 100, 1) / 2
-        return rates
-
-    def explain(self, prompt: str) -> dict[str, Any]:
-        return {"router": self.name, "win_rate": float(self.win_rates([prompt], "strong", "weak")[0]), "long": True}
-
-    def pack(self) -> tuple[Tensors, dict[str, Any]]:
-        return {"slope": np.array([self.slope], np.float32)}, self.metadata
-
-    @classmethod
-    def unpack(cls, saved: Artifact, settings: Settings) -> Self:
-        if not saved.torch_tensor("slope").shape == (1,):
-            raise ArtifactError("no slope")
-        return cls(float(saved.tensor("slope", np.float32, 1)[0]), saved.metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class LengthOptions:
-    steep: bool = True
-
-
-def fit_lengths(
-    comparisons: Comparisons, *, seed: int, options: LengthOptions, settings: Settings, progress: Progress
-) -> LengthRouter:
-    return LengthRouter(0.5 if options.steep else 0.0, {"seed": seed, "rows": len(comparisons)})
+from training.methods import METHODS
 
 
 @pytest.fixture(autouse=True, scope="module")
 def length_method() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ROUTERS, "lengths", f"{__name__}:LengthRouter")
-        patch.setitem(METHODS, "lengths", f"{__name__}:LengthOptions")
-        patch.setitem(globals(), "fit", fit_lengths)  # what the registry looks for in a method's module
+        patch.setitem(ROUTERS, "lengths", "tests.unit.lengths:LengthRouter")
+        patch.setitem(METHODS, "lengths", "tests.unit.lengths:LengthOptions")
         yield
-
-
-fit_ensemble = fit
 
 
 def ensemble(data: Labels, *, seed: int = 0, **options: Any) -> EnsembleRouter:
     given: dict[str, Any] = {"methods": "gain,lengths", "calibration_share": 0.4} | options
     chosen = EnsembleOptions(**given)
     comparisons = Comparisons.from_labels(data)
-    return fit_ensemble(comparisons, seed=seed, options=chosen, settings=make_settings())
+    return fit(comparisons, seed=seed, options=chosen, settings=make_settings())
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +161,7 @@ def test_without_a_pair_of_models_the_mean_is_plain() -> None:
         data.prompts, data.models, data.prompt, data.model_a, data.model_b, data.outcome, data.weight, data.source
     )
     options = EnsembleOptions(methods="lengths", seeds=2)
-    router = fit_ensemble(unpaired, seed=0, options=options, settings=make_settings())
+    router = fit(unpaired, seed=0, options=options, settings=make_settings())
     assert router.calibration == Calibration()
     assert router.metadata["pair"] is None
 
