@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.method_options import parse_options
-from routing_service.routers import load_router
+from routing_service.routers import canonical, load_router
 from routing_service.settings import Settings
 from training.comparisons import ROLES, Comparisons
 from training.methods import method, silent
@@ -59,8 +59,8 @@ def main() -> None:
         sys.stdout.write(json.dumps(work(options.data, **task)) + "\n")
         return
     table = Table("method", "comparisons", *COLUMNS)
-    for name in options.methods.split(","):
-        pairs = [pair.partition(".")[2] for pair in options.pairs if pair.partition(".")[0] == name]
+    for name in map(canonical, options.methods.split(",")):
+        pairs = [pair.partition(".")[2] for pair in options.pairs if canonical(pair.partition(".")[0]) == name]
         for number, count in enumerate(options.comparisons):
             for row in measured(options, name, pairs, count, options.prompts if number == 0 else [SCORED]):
                 table.add_row(*row)
