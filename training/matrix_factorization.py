@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routing_service.device import choose
-from routing_service.embedding import make_encoder
+from routing_service.embedding import Floats, make_encoder
 from routing_service.routers.matrix_factorization import Factors, MatrixFactorizationRouter
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
@@ -115,7 +115,7 @@ def _factors(
                     parameter.grad = gradient
                 optimizer.step()
                 advance(len(chosen))
-    return model.factors(prompts.float().mean(dim=0))
+    return model.factors(vectors.mean(axis=0, dtype=np.float32))
 
 
 @contextmanager
@@ -158,11 +158,12 @@ class _Model:
         chosen = difference.float() @ normalize(table, dim=1)
         return (chosen * (x @ projection.T + bias)) @ classifier
 
-    def factors(self, typical: torch.Tensor) -> Factors:
+    def factors(self, typical: Floats) -> Factors:
         from torch.nn.functional import normalize
 
         table, *others = self.weights
-        found = [tensor.detach().cpu().numpy() for tensor in (normalize(table, dim=1), *others, typical)]
+        fitted = [tensor.detach().cpu().numpy() for tensor in (normalize(table, dim=1), *others)]
+        found = [*fitted, typical]
         if not all(np.isfinite(array).all() for array in found):
             raise DataError("the fit ran away: lower learning_rate")
         return Factors(*found)

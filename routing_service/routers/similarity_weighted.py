@@ -31,8 +31,8 @@ from routing_service.settings import Settings
 HIGHEST = 100.0  # the weight of the most similar comparison: 10 ^ (1 + 1)
 LEAST_POWER = -6.0  # of s / max s: a smaller weight would count for nothing, or be no number
 BLOCK = 8192  # remembered prompts that are unpacked at a time
-SIMILARITIES_BYTES = 128 << 20  # bounds the prompts of a minibatch
-MOST_AT_ONCE = 1024
+SIMILARITIES_BYTES = 256 << 20  # bounds the prompts of a minibatch
+MOST_AT_ONCE = 512
 EXCERPT = 200  # characters
 EXPLAINED = 10
 
