@@ -37,7 +37,7 @@ def test_it_is_far_nearer_than_a_constant_and_says_so(model: LengthModel) -> Non
 def test_the_mean_is_right_on_new_prompts_and_nine_in_ten_stay_within_the_upper_quantile(model: LengthModel) -> None:
     raw, length = answered(1000, seed=1)
     assert model.mean(raw).sum() == pytest.approx(sum(length), rel=0.1)
-    assert np.mean(model.upper(raw) >= length) == pytest.approx(0.9, abs=0.04)
+    assert 0.87 < np.mean(model.upper(raw) >= length) < 0.96
 
 
 def test_a_model_survives_its_bytes_and_is_the_same_when_fitted_again(model: LengthModel) -> None:
@@ -54,6 +54,17 @@ def test_odd_prompts_and_none_get_finite_lengths(model: LengthModel) -> None:
         assert (lengths >= 1).all()
     assert model.mean(odd).max() <= model.longest
     assert model.mean(prompt_features([])).shape == (0,)
+
+
+def test_the_coverage_it_claims_is_that_of_answers_it_has_not_seen() -> None:
+    claimed, true = [], []
+    raw, length = answered(3000, seed=9)
+    for seed in range(6):
+        model = fit(*answered(LEAST_ROWS, seed=seed))
+        claimed.append(model.metrics["coverage"])
+        true.append(np.mean(model.upper(raw) >= length))
+    assert np.mean(claimed) == pytest.approx(np.mean(true), abs=0.04)
+    assert np.mean(true) >= 0.88
 
 
 def test_answers_of_one_length_are_predicted_at_that_length() -> None:
