@@ -15,7 +15,7 @@ from routing_service.errors import ConfigurationError, ScoringError
 if TYPE_CHECKING:
     import torch
 
-CPU_TOKENS = 1024  # a minibatch: what a processor's caches hold
+CPU_TOKENS = 512  # a minibatch: what a processor's caches hold
 CUDA_MINIBATCHES = 8  # of embedding.minibatch_tokens are one on CUDA
 
 Run = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
