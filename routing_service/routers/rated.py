@@ -112,6 +112,11 @@ class RatedModels:
     def _unknown(self, name: str, configured: ModelSettings | None) -> str:
         shown = sorted(self.names)[:LISTED]
         known = ", ".join([*shown, f"and {len(self.names) - LISTED} more"] if len(self.names) > LISTED else shown)
+        if name in ROLES:
+            return (
+                f"the router was fitted for no pair of models, so it cannot say which is the {name} one of those it "
+                f"knows ({known}): name them as routing.candidates, or fit it for a pair"
+            )
         also = f" (rated_as {configured.rated_as!r})" if configured and configured.rated_as else ""
         return (
             f"the router does not know the model {name!r}{also}. It knows {known}. Say which of these it is "

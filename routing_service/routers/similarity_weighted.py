@@ -35,6 +35,7 @@ SIMILARITIES_BYTES = 256 << 20  # bounds the prompts of a minibatch
 MOST_AT_ONCE = 512
 EXCERPT = 200  # characters
 EXPLAINED = 10
+EXPLAINED_OF_PROMPT = 3
 
 __all__ = ["Memory", "SimilarityWeightedRouter", "excerpts_of"]
 
@@ -117,14 +118,15 @@ class SimilarityWeightedRouter(RatedRouter):
         return out
 
     def explain(self, prompt: str) -> dict[str, Any]:
-        """The comparisons on the most similar prompts, and the tiers' strengths, in log-odds, for this prompt."""
+        """The comparisons on the most similar prompts, at most three on each and first those between the two models'
+        tiers, and the tiers' strengths, in log-odds, for this prompt."""
         strong, weak = self.explained_pair()
         win_rate = float(self.win_rates([prompt], strong, weak)[0])
         vectors = self._encoder.encode([prompt])
         similarity = self._similarities(vectors, np.empty((1, len(self.memory.vectors)), np.float32))[0]
         weights = _to_weights(similarity[None].copy())[0]
-        nearest = np.argsort(-similarity, kind="stable")[:EXPLAINED]
         strength = self.tier_strengths(vectors)[0]
+        tiers = {place.tier for place in self._places((strong, weak))}
         return {
             "router": self.name,
             "win_rate": win_rate,
@@ -132,18 +134,21 @@ class SimilarityWeightedRouter(RatedRouter):
             "weak": weak,
             "comparisons": [
                 self._comparison(row, similarity, weights)
-                for prompt_number in nearest.tolist()
-                for row in self._rows(prompt_number)
+                for prompt_number in np.argsort(-similarity, kind="stable")[:EXPLAINED].tolist()
+                for row in self._rows(prompt_number, tiers)
             ][:EXPLAINED],
             "tiers": [
-                {"tier": tier, "strength": float(strength[tier]), "models": self.rated.in_tier(tier)}
-                for tier in range(self.rated.tier_count)
+                {"tier": tier, "strength": float(value), "models": self.rated.in_tier(tier)}
+                for tier, value in enumerate(strength)
             ],
         }
 
-    def _rows(self, prompt: int) -> range:
+    def _rows(self, prompt: int, tiers: set[int]) -> list[int]:
+        """The comparisons on a remembered prompt that say most of these tiers."""
         start, stop = np.searchsorted(self.memory.prompt, [prompt, prompt + 1]).tolist()
-        return range(start, min(stop, start + EXPLAINED))
+        sides = (self.memory.model_a, self.memory.model_b)
+        missing = [len(tiers - {self.rated.tiers[side[row]] for side in sides}) for row in range(start, stop)]
+        return [start + int(row) for row in np.argsort(missing, kind="stable")[:EXPLAINED_OF_PROMPT]]
 
     def _comparison(self, row: int, similarity: Floats, weights: Floats) -> dict[str, Any]:
         memory, names = self.memory, self.rated.names
@@ -159,8 +164,7 @@ class SimilarityWeightedRouter(RatedRouter):
         }
 
     def tensors(self) -> artifact.Tensors:
-        values = {name: getattr(self.memory, name) for name in Memory.__slots__}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name in Memory.__slots__ if (value := getattr(self.memory, name)) is not None}
 
     @classmethod
     def unpack(cls, saved: artifact.Artifact, settings: Settings) -> Self:

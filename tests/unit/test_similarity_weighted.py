@@ -185,6 +185,14 @@ def test_an_explanation_names_the_nearest_comparisons(encoder: WordEncoder) -> N
     assert [tier["models"] for tier in found["tiers"]] == [["m0"], ["m1"], ["m2"], ["m3"]]
 
 
+def test_of_many_comparisons_on_a_prompt_those_of_the_models_in_question_are_shown(encoder: WordEncoder) -> None:
+    models = [f"m{i}" for i in range(6)]
+    rows = [(prompt, a, b, 0.5) for prompt in ("p", "q") for a in models for b in models if a < b]
+    shown = fit(comparisons(rows, pair=("m5", "m3"))).explain("p")["comparisons"]
+    assert [one["prompt_number"] for one in shown] == [0, 0, 0, 1, 1, 1]
+    assert {shown[0]["model_a"], shown[0]["model_b"]} == {"m3", "m5"}
+
+
 def test_prompts_are_kept_in_part_or_not_at_all(encoder: WordEncoder, tmp_path: Path) -> None:
     secret = "x" * 199 + "é" + "the secret part"
     data = comparisons([(secret, "a", "b", 1.0), ("q", "a", "b", 0.0), ("\ud800", "a", "b", 0.0)])
