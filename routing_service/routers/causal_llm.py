@@ -93,9 +93,9 @@ class CausalLLMRouter(PairwiseRouter):
         with torch.inference_mode():
             if not in_integers:
                 return body, prefill(body, self.prompts.prefix)
-            with int8_linear.observed(body) as peaks:
+            with int8_linear.observed(body) as inputs:
                 prefix = prefill(body, self.prompts.prefix)
-            return int8_linear.quantized(body, peaks), prefix
+            return int8_linear.quantized(body, inputs), prefix
 
     def raw_win_rates(self, prompts: Sequence[str], pairs: Sequence[Pair]) -> Vector:
         rates = self.probabilities(prompts) @ self._wins

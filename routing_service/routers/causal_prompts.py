@@ -29,7 +29,7 @@ class Form:
     labels: tuple[str, ...]  # the tokens that are added for them
     plain: tuple[str, ...]  # the tokens that stand for them in a model without added ones, and start them off
     wins: tuple[float, ...]
-    instructions: str
+    instructions: str  # what stands behind the prompt cannot be shared: it is kept short
 
 
 PAIRWISE = Form(
@@ -47,10 +47,8 @@ A: the answer of the large model is better.
 B: the two answers are equally good.
 C: the answer of the small model is better.
 
-[Prompt]
-{prompt}
-
-[Verdict, one letter]""",
+Reply with one letter. The prompt:
+{prompt}""",
 )
 SCORES = Form(
     "scores",
@@ -65,10 +63,8 @@ detail. Judge by what the prompt demands, and do not answer it.
 
 5: a very strong answer; 4: a good answer; 3: an adequate answer with gaps; 2: a weak answer; 1: a wrong or useless one.
 
-[Prompt]
-{prompt}
-
-[Score, one digit]""",
+Reply with one digit. The prompt:
+{prompt}""",
 )
 FORMS = {form.name: form for form in (PAIRWISE, SCORES)}
 
@@ -121,7 +117,7 @@ def ask(form: Form, tokenizer: Any, max_tokens: int = MAX_TOKENS) -> Question:
         messages = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     before, _, after = text.partition(mark)
-    after = after if templated else after + "\n"
+    after = after if templated else after + "\n\nReply:\n"
     return Question(form.name, form.labels, form.wins, before, after, opens=not templated, max_tokens=max_tokens)
 
 

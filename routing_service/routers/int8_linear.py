@@ -13,6 +13,8 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +22,18 @@ from torch import Tensor, nn
 ACTIVATION, WEIGHT = 127, 63  # largest integers; activations are stored from 0, around 128
 SMALLEST = 1e-12
 LEAST_CHANNEL = 1e-5
+LEAST_PEAK = 0.25  # of the mean: a channel that one text leaves silent may speak in another
 OPENING = 4  # tokens of a text whose activations are like no others'
 
-__all__ = ["Int8Linear", "observed", "quantized", "supported"]
+__all__ = ["Inputs", "observed", "quantized", "supported"]
 
-Peaks = dict[str, Tensor]  # of each linear layer's input, by channel
+
+@dataclass(slots=True)
+class Inputs:
+    """What linear layers read: names of those that read the same, and its largest activation by channel."""
+
+    layers: list[str]
+    peaks: Tensor
 
 
 def supported() -> bool:
@@ -33,13 +42,17 @@ def supported() -> bool:
 
 
 @contextmanager
-def observed(model: nn.Module) -> Iterator[Peaks]:
-    """Notes the largest activation of every channel of every linear layer's input, while one text is read inside."""
-    peaks: Peaks = {}
+def observed(model: nn.Module) -> Iterator[list[Inputs]]:
+    """Notes what the model's linear layers read, while it reads one text inside."""
+    found: list[Inputs] = []
+    seen: dict[int, tuple[Tensor, Inputs]] = {}  # holds the tensors, so that no two of them have one id
 
     def note(name: str, values: Tensor) -> None:
-        flat = values.reshape(-1, values.shape[-1])
-        peaks[name] = flat[min(OPENING, len(flat) - 1) :].abs().amax(0)
+        if id(values) not in seen:
+            flat = values.reshape(-1, values.shape[-1])
+            seen[id(values)] = (values, Inputs([], flat[min(OPENING, len(flat) - 1) :].abs().amax(0)))
+            found.append(seen[id(values)][1])
+        seen[id(values)][1].layers.append(name)
 
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
@@ -47,41 +60,60 @@ def observed(model: nn.Module) -> Iterator[Peaks]:
         if isinstance(layer, nn.Linear)
     ]
     try:
-        yield peaks
+        yield found
     finally:
+        seen.clear()
         for hook in hooks:
             hook.remove()
 
 
-def quantized(model: nn.Module, peaks: Peaks) -> nn.Module:
-    """A copy of the model whose observed linear layers are in integers; it shares all other weights."""
+def quantized(model: nn.Module, inputs: list[Inputs]) -> nn.Module:
+    """A copy of the model whose observed linear layers are in integers; it shares all other weights.
+
+    Layers that read the same are one product of matrices.
+    """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     found = copy.deepcopy(model, shared)
-    for name, layer in list(found.named_modules()):
-        if name in peaks and isinstance(layer, nn.Linear):
+    for group in inputs:
+        layers = [cast(nn.Linear, model.get_submodule(name)) for name in group.layers]
+        joint = _Joint(layers, group.peaks)
+        start = 0
+        for name, layer in zip(group.layers, layers, strict=True):
             parent, _, own = name.rpartition(".")
-            setattr(found.get_submodule(parent), own, Int8Linear(layer, peaks[name]))
+            setattr(found.get_submodule(parent), own, _Part(joint, start, start + layer.out_features))
+            start += layer.out_features
     return found
 
 
-class Int8Linear(nn.Module):
-    """A linear layer's weights, quantised; takes and gives float32, shape (..., features)."""
+class _Joint:
+    """The weights of layers that read the same, quantised."""
 
-    def __init__(self, linear: nn.Linear, peaks: Tensor) -> None:
-        super().__init__()
-        weight = linear.weight.detach().float()
-        even = (peaks.clamp_min(LEAST_CHANNEL) / weight.abs().amax(0).clamp_min(LEAST_CHANNEL)).sqrt()
+    def __init__(self, layers: list[nn.Linear], peaks: Tensor) -> None:
+        weight = torch.cat([layer.weight.detach().float() for layer in layers])
+        biases = [torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in layers]
+        self._bias = None if all(layer.bias is None for layer in layers) else torch.cat(biases).float()
+        peaks = peaks.clamp_min(float(peaks.mean()) * LEAST_PEAK + LEAST_CHANNEL)
+        even = (peaks / weight.abs().amax(0).clamp_min(LEAST_CHANNEL)).sqrt()
         self._divide = 1 / even
-        weight = weight * even
+        weight *= even
         scale = (weight.abs().amax(1) / WEIGHT).clamp_min(SMALLEST).double()
         centre = torch.zeros_like(scale, dtype=torch.long)  # of another type they would mean something else
         with warnings.catch_warnings():  # torch is to part with these functions; its version is pinned
             warnings.simplefilter("ignore", UserWarning)
             integers = torch.quantize_per_channel(weight, scale, centre, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(integers, None)
-        self._bias = None if linear.bias is None else linear.bias.detach().float()
+        self._size = len(weight)
+        self._last: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, values: Tensor) -> Tensor:
+    def part(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """The outputs from `start` to `stop`. What the first layer computes is kept until the last has its part."""
+        last = self._last
+        if last is None or last[0] is not values:
+            last = (values, self._product(values))
+        self._last = None if stop == self._size else last
+        return last[1][..., start:stop]
+
+    def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(-1, values.shape[-1]) * self._divide
         scale = flat.abs().amax(1, keepdim=True).clamp_min_(SMALLEST)
         product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
@@ -91,3 +123,14 @@ class Int8Linear(nn.Module):
         if self._bias is not None:
             product += self._bias
         return product.reshape(*values.shape[:-1], -1)
+
+
+class _Part(nn.Module):
+    """In the place of a linear layer; takes and gives float32, shape (..., features)."""
+
+    def __init__(self, joint: _Joint, start: int, stop: int) -> None:
+        super().__init__()
+        self._joint, self._start, self._stop = joint, start, stop
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self._joint.part(values, self._start, self._stop)
