@@ -27,7 +27,7 @@ def packed(directory: Path, model: Any, **config: Any) -> Artifact:
 
 
 def llama(tied: bool) -> Any:
-    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
     model: Any = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, tie_word_embeddings=tied))
     return model.eval()
 
