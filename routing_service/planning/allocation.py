@@ -77,7 +77,8 @@ class Ranking:
         if taken == len(self.ranked):
             return self._plan(taken, 0.0, 0)
         left = max(0, budget - self.base - int(self.spent[taken]))
-        part = left / int(self.ranked.extra[taken])
+        extra = int(self.ranked.extra[taken])  # may be 0 where a given step did not come of these costs
+        part = left / extra if extra else 0.0
         return self._cut(taken, part * float(self.ranked.gain[taken]))
 
     def reaching(self, share: float) -> Plan:

@@ -202,6 +202,13 @@ def test_costs_that_answers_have_shown_lower_never_count_as_savings() -> None:
     assert (plan.model.tolist(), plan.expected_cost) == ([1, 1], 120)
 
 
+def test_an_upgrade_that_has_come_to_cost_nothing_is_left_where_the_budget_is_below_the_cheapest_plan() -> None:
+    ranking = Ranking.of([[10, 10], [10, 30]], [[0.5, 0.9], [0.5, 0.8]], [1, 2], np.array([[INF, 5.0], [INF, 4.0]]))
+    plan = ranking.within(15)
+    assert plan.model.tolist() == [0, 0]
+    assert (plan.expected_cost, plan.gap) == (20, 0)
+
+
 def test_an_empty_batch_has_an_empty_plan() -> None:
     plan = allocate(np.empty((0, 2)), np.empty((0, 2)), 10, [])
     assert plan.model.size == plan.expected_cost == 0
