@@ -63,11 +63,15 @@ class GainRouter(SavedRouter):
         return rates
 
     def gains(self, prompts: Sequence[str]) -> tuple[Floats, Floats]:
-        """Expected gain, in [-1, 1], and its standard deviation, both of shape (prompts,)."""
+        """Expected gain, in [-1, 1], and its standard deviation, both of shape (prompts,). ScoringError for a prompt of
+        which neither the encoder nor the tensors make a number."""
         gain = np.empty(len(prompts), np.float32)
         std = np.empty(len(prompts), np.float32)
         for start, stop in minibatches(prompts):
             gain[start:stop], std[start:stop] = self._estimate(prompts[start:stop])
+        broken = ~np.isfinite(gain + std)
+        if broken.any():
+            raise ScoringError(f"the {self.name} router gives no number for prompt {int(np.argmax(broken)) + 1}")
         return gain, std
 
     def _estimate(self, prompts: Sequence[str]) -> tuple[Vector, Vector]:

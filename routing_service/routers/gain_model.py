@@ -17,6 +17,8 @@ from routing_service.routers.tfidf import Vocabulary
 
 Half = npt.NDArray[np.float16]
 
+LARGEST = 1e12  # of any figure: its square is still a float32
+
 __all__ = ["EmbeddingPart", "Figures", "GainModel", "packed", "unpacked"]
 
 
@@ -96,11 +98,14 @@ def unpacked(saved: Artifact, metadata: dict[str, Any]) -> GainModel:
     spread = saved.tensor("spread", np.float32, 2, width)
     if not (spread > 0).all():
         raise ArtifactError("the gain artifact's spread is not positive")
+    term_variance = saved.tensor("term_variance", np.float16, terms)
+    if not (term_variance >= 0).all():
+        raise ArtifactError("the gain artifact's term_variance is negative")
     return GainModel(
         vocabulary,
         Standard(saved.tensor("center", np.float32, 2, width), spread, figures.separation),
         saved.tensor("term_weight", np.float16, terms),
-        saved.tensor("term_variance", np.float16, terms),
+        term_variance,
         landmarks,
         saved.tensor("landmark_weight", np.float32, len(landmarks)),
         reduction,
@@ -116,6 +121,8 @@ def _figures(numbers: Any) -> Figures:
         raise ArtifactError(f"the gain artifact's figures are not {', '.join(sorted(names))}")
     if not all(_is_finite(number) for number in numbers.values()):
         raise ArtifactError("the gain artifact's figures are not all finite numbers")
+    if not all(0 <= numbers[name] <= LARGEST for name in names - {"mean", "offset"}):
+        raise ArtifactError(f"the gain artifact's figures are not 0 to {LARGEST:g}")
     return Figures(**numbers)
 
 

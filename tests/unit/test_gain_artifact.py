@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service.errors import ArtifactError
+from routing_service.errors import ArtifactError, ScoringError
 from routing_service.routers import DEFAULT_ARTIFACT, Routers, artifact, load_router, make_router
 from routing_service.routers.gain import GainRouter
 from tests.factories import make_settings
@@ -45,6 +45,7 @@ def test_a_saved_router_is_the_same_when_loaded(router: GainRouter, tmp_path: Pa
         ("landmark_weight", np.array([np.nan], np.float32), "landmark_weight"),
         ("spread", np.zeros((2, 73), np.float32), "positive"),
         ("reduction", np.zeros((9999, 2), np.float32), "reduction"),
+        ("term_variance", None, "term_variance"),
     ],
 )
 def test_tensors_that_are_no_gain_router_are_refused(
@@ -63,6 +64,8 @@ def test_figures_that_are_missing_or_no_numbers_are_refused(router: GainRouter, 
     saved = artifact.read(tmp_path)
     good = saved.metadata["figures"]
     wrong: list[Any] = [None, {}, good | {"mean": "high"}, good | {"mean": None}]
+    wrong += [good | {name: -1.0} for name in ("noise", "term_kernel", "feature_kernel", "width", "scale")]
+    wrong += [good | {"separation": 2**63}, good | {"scale": 1e300}]
     for figures in wrong:
         artifact.write(tmp_path, "gain", saved.tensors, saved.metadata | {"figures": figures})
         with pytest.raises(ArtifactError, match="figures"):
@@ -73,6 +76,26 @@ def test_figures_that_are_missing_or_no_numbers_are_refused(router: GainRouter, 
     artifact.write(tmp_path, "random", saved.tensors, saved.metadata)
     with pytest.raises(ArtifactError, match="random"):
         GainRouter.load(tmp_path)
+
+
+def test_variances_below_zero_are_refused(router: GainRouter, tmp_path: Path) -> None:
+    router.save(tmp_path)
+    saved = artifact.read(tmp_path)
+    tensors = dict(saved.tensors)
+    artifact.write(tmp_path, "gain", tensors | {"term_variance": -tensors["term_variance"]}, saved.metadata)
+    with pytest.raises(ArtifactError, match="term_variance"):
+        GainRouter.load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")
+def test_tensors_that_make_no_number_give_no_win_rate(router: GainRouter, tmp_path: Path) -> None:
+    router.save(tmp_path)
+    saved = artifact.read(tmp_path)
+    tensors = dict(saved.tensors)
+    far = np.full_like(tensors["landmarks"], np.finfo(np.float32).max)
+    artifact.write(tmp_path, "gain", tensors | {"landmarks": far}, saved.metadata)
+    with pytest.raises(ScoringError, match="no number for prompt 1"):
+        GainRouter.load(tmp_path).score(["2 + 2?"], ["weak", "strong"])
 
 
 def test_the_router_that_ships_is_the_default_and_is_loaded_once() -> None:
