@@ -94,6 +94,10 @@ class PairwiseRouter(SavedRouter):
         Models are named as the caller names them. Memory is bounded by minibatches, however many prompts there are.
         """
 
+    def sides(self, pairs: Sequence[Pair]) -> list[int]:
+        """`side` of each pair for `Calibration.apply`: a router that knows but one pair takes the first for strong."""
+        return [1] * len(pairs)
+
     def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
         quality = np.full((len(prompts), len(models)), 0.5, dtype=np.float32)
         spread = np.zeros_like(quality)
@@ -111,5 +115,5 @@ class PairwiseRouter(SavedRouter):
         if not np.isfinite(raw).all():
             line = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
             raise ScoringError(f"the {self.name} router gives no number for prompt {line + 1} of {len(prompts)}")
-        rates: Floats = self.calibration.apply(raw).astype(np.float32)
+        rates: Floats = self.calibration.apply(raw, self.sides(pairs)).astype(np.float32)
         return rates

@@ -27,13 +27,17 @@ class Calibration:
     offset: float = 0.0
     std: float = UNKNOWN_STD
 
-    def apply(self, rates: Vector) -> Vector:
-        """Calibrated win rates, of the same shape; never turns a ranking around."""
+    def apply(self, rates: Vector, side: npt.ArrayLike = 1) -> Vector:
+        """Calibrated win rates, of the same shape; never turns a ranking around.
+
+        `side`, broadcast to that shape: 1 for a pair named with its stronger model first, -1 for one named the other
+        way round, 0 for models that are equally strong.
+        """
         if (self.scale, self.offset) == (1.0, 0.0):
             return rates
         clipped = np.clip(rates, EDGE, 1 - EDGE)
         odds = np.log(clipped) - np.log1p(-clipped)
-        calibrated: Vector = 1 / (1 + np.exp(-(self.scale * odds + self.offset)))
+        calibrated: Vector = 1 / (1 + np.exp(-(self.scale * odds + self.offset * np.asarray(side))))
         return calibrated
 
     def as_dict(self) -> dict[str, float]:

@@ -80,7 +80,7 @@ class MatrixFactorizationRouter(RatedRouter):
         return {
             "router": self.name,
             "win_rate": win_rate,
-            "typical_win_rate": float(self.calibration.apply(of_typical)[0, 0]),
+            "typical_win_rate": float(self.calibration.apply(of_typical, self.sides([(strong, weak)]))[0, 0]),
             "strong": strong,
             "weak": weak,
             "models": [

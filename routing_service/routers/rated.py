@@ -194,6 +194,17 @@ class RatedRouter(PairwiseRouter):
             rates[part] = self.vector_win_rates(self._encoder.encode(prompts[part]), places)
         return rates
 
+    def sides(self, pairs: Sequence[Pair]) -> list[int]:
+        """By the pair that the router was fitted for, else by tiers: as calibration saw them."""
+        return [self._side(*self._places(pair)) for pair in pairs]
+
+    def _side(self, first: Place, second: Place) -> int:
+        if self.rated.pair is not None and first != second:
+            usual = self.rated.usual_pair()
+            if {first.model, second.model} == set(usual):
+                return 1 if first.model == usual[0] else -1
+        return int(np.sign(first.tier - second.tier))
+
     def explained_pair(self) -> Pair:
         """What `explain` speaks of: the pair, else the dearest and the cheapest candidate, else the best and worst."""
         candidates = self._settings.candidates

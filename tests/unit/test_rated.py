@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from routing_service.embedding import Floats
 from routing_service.errors import ArtifactError, ScoringError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Vector
+from routing_service.routers.calibration import Calibration
 from routing_service.routers.rated import Place, RatedModels, RatedRouter
 from routing_service.settings import Settings
 from tests.factories import STRONG, WEAK
@@ -169,6 +171,27 @@ def test_pairs_are_scored_by_the_difference_of_their_strengths() -> None:
     assert rates[:, 0] == pytest.approx(1 / (1 + np.exp(-x)))
     assert rates[:, 0] + rates[:, 1] == pytest.approx(np.ones(5000))
     assert (rates[:, 2] == 0.5).all()  # models of one tier
+
+
+def test_calibration_holds_for_a_pair_named_either_way_and_not_between_equals() -> None:
+    line = Calibration(1.5, -0.6)
+    router = LengthRouter(RATED, WordEncoder(), settings(), line)
+    prompts = ["some words", "other words"]
+    there, back = (router.win_rates(prompts, *pair) for pair in ((NAMES[0], NAMES[3]), (NAMES[3], NAMES[0])))
+    raw = router.raw_win_rates(prompts, [(NAMES[0], NAMES[3])])[:, 0]
+    assert there == pytest.approx(line.apply(raw), abs=1e-6)
+    assert there + back == pytest.approx(np.ones(2), abs=1e-6)
+    assert router.win_rates(prompts, NAMES[1], NAMES[2]).tolist() == [0.5, 0.5]  # models of one tier
+    assert router.win_rates(prompts, NAMES[0], NAMES[0]).tolist() == [0.5, 0.5]
+    columns = router.score(prompts, [NAMES[3], NAMES[0]])[0], router.score(prompts, [NAMES[0], NAMES[3]])[0]
+    assert columns[0][:, 1] + columns[1][:, 1] == pytest.approx(np.ones(2), abs=1e-6)
+
+
+def test_the_strong_one_of_a_named_pair_is_the_stronger_whatever_its_tier() -> None:
+    line = Calibration(1.0, 0.8)
+    pairs = [(NAMES[1], NAMES[2]), (NAMES[2], NAMES[1]), (NAMES[3], NAMES[0])]
+    router = LengthRouter(replace(RATED, pair=(NAMES[1], NAMES[2])), WordEncoder(), settings(), line)
+    assert router.sides(pairs) == [1, -1, -1]
 
 
 def test_qualities_are_relative_to_the_cheapest_and_no_model_alone_is_looked_up() -> None:
