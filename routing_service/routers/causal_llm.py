@@ -36,7 +36,7 @@ from routing_service.settings import Settings
 CHUNK = 2048  # prompts that are sorted by length together
 MINIBATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 
-Precision = Literal["auto", "float", "int8"]
+Precision = Literal["float", "int8"]
 Probabilities = npt.NDArray[np.float64]
 
 __all__ = ["CausalLLMRouter", "Judge", "Precision"]
@@ -71,7 +71,7 @@ class CausalLLMRouter(PairwiseRouter):
         judge: Judge,
         question: Question,
         *,
-        precision: Precision = "auto",
+        precision: Precision = "float",
         metadata: dict[str, Any] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -88,8 +88,7 @@ class CausalLLMRouter(PairwiseRouter):
     def _ready(self) -> tuple[Any, Prefix]:
         """The body that scores, and the instructions as the float one sees them."""
         body = self.judge.body
-        # Integers on a CPU, unless they were refused or it has none.
-        in_integers = self.precision != "float" and body.device.type == "cpu" and int8_linear.supported()
+        in_integers = self.precision == "int8" and body.device.type == "cpu" and int8_linear.supported()
         with torch.inference_mode():
             if not in_integers:
                 return body, prefill(body, self.prompts.prefix)
@@ -146,7 +145,7 @@ class CausalLLMRouter(PairwiseRouter):
         metadata = dict(saved.metadata)
         question = Question.from_dict(metadata.pop("question", None))
         calibration = Calibration.from_dict(metadata.pop("calibration", None))
-        precision = metadata.pop("precision", "auto")
+        precision = metadata.pop("precision", "float")
         if precision not in get_args(Precision):
             raise ArtifactError(f"the precision is none of {', '.join(get_args(Precision))}")
         where = device.choose(settings.routing.device)
