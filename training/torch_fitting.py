@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignore[import-untyped]
 
 from routing_service.embedding.local import minibatches
 from training.data import DataError
@@ -94,7 +94,10 @@ class _Loop:
         self._since_best = 0
         self._best: dict[str, torch.Tensor] = {}
         on_cuda = device.type == "cuda"
-        self._accelerator = Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
+        # Buffers are not trained; sent around at every pass they would hang processes that make fewer passes.
+        apart = DistributedDataParallelKwargs(broadcast_buffers=False)
+        precision = "bf16" if on_cuda else "no"
+        self._accelerator = Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[apart])
         model.train()
         optimizer = torch.optim.AdamW(_groups(model, schedule.weight_decay), lr=schedule.learning_rate)
         self._model: Any
