@@ -47,10 +47,11 @@ class Shortening(Encoder, Protocol):
 
 
 class NotFiniteError(ScoringError):
-    """An encoder gave NaN or an infinity for the text in that row."""
+    """An encoder gave NaN or an infinity for the text in that row. Clients read the message: it names no files."""
 
     def __init__(self, spec: str, row: int) -> None:
-        super().__init__(f"the encoder {spec} gives no finite vector for text {row + 1}")
+        super().__init__(f"the encoder gives no finite vector for text {row + 1}")
+        self.add_note(f"the encoder: {spec}")
         self.spec = spec
         self.row = row
 

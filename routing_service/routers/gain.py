@@ -170,7 +170,7 @@ def encode(encoder: Encoder, prompts: Sequence[str]) -> Floats:
     """The prompts' vectors. ScoringError where one is not finite."""
     vectors = encoder.encode(prompts)
     if not np.isfinite(vectors).all():
-        raise ScoringError(f"the encoder {encoder.spec} gives vectors that are not finite")
+        raise ScoringError("the encoder gives vectors that are not finite")
     return vectors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,8 @@ def test_nan_is_refused_with_the_number_of_the_text(tmp_path: Path) -> None:
         made.encode(["w1", "w2 w2", "w7", "w7 w7 w7"])
     assert isinstance(caught.value, NotFiniteError)
     assert caught.value.row == 2
+    assert str(tmp_path) not in str(caught.value)  # clients read it
+    assert str(tmp_path) in "".join(traceback.format_exception(caught.value))
 
 
 def test_progress_counts_every_text_once(int8: LocalEncoder) -> None:

@@ -159,7 +159,7 @@ def test_metadata_that_fit_no_embedding_are_refused(
 
 def test_vectors_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, data: Labels) -> None:
     use(monkeypatch, BrokenEncoder())
-    with pytest.raises(ScoringError, match="words@32"):
+    with pytest.raises(ScoringError, match="encoder gives vectors"):
         fitted(data).gains(["whole", "broken"])
     broken = Labels([*data.prompts[:-1], "broken"], data.gain, data.weight, data.source)
     with pytest.raises(ScoringError, match="words@32"):
