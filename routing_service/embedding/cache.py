@@ -111,7 +111,8 @@ class VectorCache:
                 marks = ",".join("?" * len(some))
                 query = f"select key, vector from vectors where key in ({marks})"  # noqa: S608 (question marks)
                 for key, content in file.execute(query, some):
-                    vector = np.frombuffer(content, np.float16) if len(content) == 2 * dimensions else None
+                    is_one = isinstance(content, bytes) and len(content) == 2 * dimensions
+                    vector = np.frombuffer(content, np.float16) if is_one else None
                     if vector is not None and np.isfinite(vector).all():
                         found[key] = vector
 

@@ -138,6 +138,18 @@ def test_a_row_of_other_bytes_is_encoded_again(tmp_path: Path) -> None:
     assert encoder.asked == ["a", "b", "a", "b"]
 
 
+@pytest.mark.parametrize("value", [7, "x" * 2 * SIZE])
+def test_a_row_of_no_bytes_is_encoded_again(tmp_path: Path, value: object) -> None:
+    encoder = CountingEncoder()
+    made = cached(tmp_path, encoder)
+    found = made.encode(["a"])
+    with sqlite3.connect(tmp_path / "embeddings.sqlite3") as file:
+        file.execute("update vectors set vector = ?", (value,))
+    file.close()
+    assert (made.encode(["a"]) == found).all()
+    assert encoder.asked == ["a", "a"]
+
+
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     def write(name: str) -> None:
         made = cached(tmp_path, CountingEncoder())
