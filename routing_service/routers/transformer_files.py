@@ -135,7 +135,16 @@ def _saved_config(saved: Artifact) -> dict[str, Any]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in _LEFT_OUT and not key.startswith("_")}
+    return _without({key: value for key, value in values.items() if not key.startswith("_")})
+
+
+def _without(values: dict[str, Any]) -> dict[str, Any]:
+    """What is left out is so in the configurations of a model's parts as well."""
+    return {
+        key: _without(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key.removeprefix("_") not in _LEFT_OUT
+    }
 
 
 def _tidied(file: Path) -> bytes:

@@ -83,6 +83,13 @@ def test_a_configuration_cannot_name_code(tmp_path: Path, key: str) -> None:
     assert unpack_tokenizer(saved)("w1")["input_ids"]
 
 
+def test_nor_can_that_of_a_part_of_the_model(tmp_path: Path) -> None:
+    part = {"hidden_size": 8, "attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
+    saved = packed(tmp_path / "r", tiny_classifier(), task_specific_params={"part": part})
+    rebuilt = unpack_model(saved, AutoModelForSequenceClassification)
+    assert rebuilt.config.task_specific_params == {"part": {"hidden_size": 8}}
+
+
 @pytest.mark.parametrize("file", ["evil.py", "../evil.json", ".json", "a/b.json"])
 def test_a_tokenizers_file_of_another_kind_is_refused(tmp_path: Path, file: str) -> None:
     packed(tmp_path / "r", tiny_classifier())
