@@ -24,6 +24,7 @@ FitRouter = Callable[[Comparisons, Half], RatedRouter]  # comparisons and their 
 
 MOST_MODELS = 2000  # ratings are solved with a matrix of models by models
 MAX_WEIGHT = 1_000_000
+LEAST_WEIGHT = 1e-30  # less is 0 as a float32, in which weights are kept
 CHUNK = 8192  # prompts that are embedded at a time
 MOST_HELD_OUT = 2000  # prompts: enough to calibrate on, and scored in a bounded time
 
@@ -37,8 +38,8 @@ def usable(comparisons: Comparisons) -> Comparisons:
     """
     if not ((comparisons.outcome >= 0) & (comparisons.outcome <= 1)).all():
         raise DataError("outcomes must be 0 to 1")
-    if not ((comparisons.weight > 0) & (comparisons.weight <= MAX_WEIGHT)).all():
-        raise DataError(f"weights must be above 0 and at most {MAX_WEIGHT:,}")
+    if not ((comparisons.weight >= LEAST_WEIGHT) & (comparisons.weight <= MAX_WEIGHT)).all():
+        raise DataError(f"weights must be {LEAST_WEIGHT:g} to {MAX_WEIGHT:,}")
     kept = comparisons.take(np.flatnonzero(comparisons.model_a != comparisons.model_b))
     if not len(kept):
         raise DataError("there is no comparison of two different models to fit on")

@@ -75,7 +75,9 @@ def test_models_compared_with_themselves_say_nothing(encoder: WordEncoder) -> No
         fit(comparisons([("p", "a", "a", 1.0)]))
 
 
-@pytest.mark.parametrize(("outcome", "weight"), [(1.5, 1.0), (np.nan, 1.0), (1.0, 0.0), (1.0, np.inf), (1.0, np.nan)])
+@pytest.mark.parametrize(
+    ("outcome", "weight"), [(1.5, 1.0), (np.nan, 1.0), (1.0, 0.0), (1.0, np.inf), (1.0, np.nan), (1.0, 1e-300)]
+)
 def test_outcomes_and_weights_out_of_bounds_are_refused(encoder: WordEncoder, outcome: float, weight: float) -> None:
     with pytest.raises(DataError):
         fit(comparisons([("p", "a", "b", outcome)], weight=[weight]))
