@@ -162,7 +162,7 @@ def test_vectors_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ScoringError, match="encoder gives vectors"):
         fitted(data).gains(["whole", "broken"])
     broken = Labels([*data.prompts[:-1], "broken"], data.gain, data.weight, data.source)
-    with pytest.raises(ScoringError, match="words@32"):
+    with pytest.raises(ScoringError, match="encoder gives vectors"):
         fitted(broken)
 
 
