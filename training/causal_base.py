@@ -29,6 +29,8 @@ def load_base(name: str, dtype: torch.dtype | None = torch.float32) -> tuple[Any
     place: dict[str, Any] = {"pretrained_model_name_or_path": name}
     if file := _gguf(name):
         place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    if (Path(name).is_absolute() or name.startswith(("./", "../"))) and not Path(name).exists():
+        raise DataError(f"the model {name} cannot be loaded: there is no such file or directory")
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
