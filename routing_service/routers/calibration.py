@@ -55,4 +55,4 @@ class Calibration:
             raise ArtifactError("the calibration holds something that is no finite number")
         if values["scale"] <= 0 or not 0 <= values["std"] <= 1:
             raise ArtifactError("the calibration's scale must be above 0, its std 0 to 1")
-        return cls(**values)
+        return cls(**{name: float(number) for name, number in values.items()})
