@@ -40,7 +40,12 @@ __all__ = ["CachedEncoder", "VectorCache", "default_directory"]
 def default_directory() -> Path:
     """`routebatch` in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "routebatch"
+    if base and Path(base).is_absolute():
+        return Path(base) / "routebatch"
+    try:
+        return Path.home() / ".cache" / "routebatch"
+    except RuntimeError:  # a user without a home, as in containers
+        return Path("/var/cache/routebatch")
 
 
 class CachedEncoder:

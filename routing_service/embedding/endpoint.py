@@ -82,15 +82,17 @@ class EndpointEncoder:
             if some:
                 found = self._call(some)
                 if found.shape[1] != self.dimensions:
-                    raise ScoringError(f"{self._where} gave vectors of {found.shape[1]} dimensions, then others")
+                    raise self._failed(f"gave vectors of {found.shape[1]} dimensions, then others")
                 vectors[rows] = unit(finite(found, self.spec, np.array(rows, np.intp)))
             if progress:
                 progress(len(rows))
         return vectors
 
-    @property
-    def _where(self) -> str:
-        return f"the embeddings endpoint {self._upstream.origin}"
+    def _failed(self, reason: str) -> ScoringError:
+        """Clients read the message, operators also the note: where an endpoint stands is no client's business."""
+        error = ScoringError(f"the embeddings endpoint {reason}")
+        error.add_note(f"endpoint: {self._upstream.origin}")
+        return error
 
     def _calls(self, texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
         """Rows and what is sent of them; last the rows without any text, whose vectors stay zero."""
@@ -125,7 +127,7 @@ class EndpointEncoder:
             if not isinstance(found, Outcome):
                 return found
             if not self._policy.again(found, attempt):
-                raise ScoringError(f"{self._where} gives no vectors: {found.error_code}: {found.error_message}")
+                raise self._failed(f"gives no vectors: {found.error_code}: {found.error_message}")
             self._sleep(self._policy.delay_s(found, attempt, rng))
             attempt += 1
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from routing_service.embedding.base import Floats, NotFiniteError, Progress, unit
-from routing_service.embedding.cache import CachedEncoder, VectorCache
+from routing_service.embedding.cache import CachedEncoder, VectorCache, default_directory
 
 SIZE = 16
 ROOM = 100_000_000
@@ -189,3 +189,12 @@ def test_texts_read_in_part_are_counted_in_one_line_without_their_content(
     assert len(caplog.records) == 1
     assert "5000 texts" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_user_without_a_home_has_a_cache_directory_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert default_directory().is_absolute()

@@ -142,9 +142,11 @@ def test_tries_end_with_what_the_upstream_says(endpoint: Endpoint) -> None:
 
 def test_a_refusal_is_not_tried_again(endpoint: Endpoint) -> None:
     endpoint.answers = [(404, {}, {"error": {"message": "no such model"}})]
-    with pytest.raises(ScoringError, match="no such model"):
+    with pytest.raises(ScoringError, match="no such model") as caught:
         encoder(endpoint.url).encode(["a"])
     assert len(endpoint.bodies) == 1
+    assert "127.0.0.1" not in str(caught.value)  # clients read it
+    assert "127.0.0.1" in caught.value.__notes__[0]  # the log has it
 
 
 @pytest.mark.parametrize(
