@@ -33,7 +33,7 @@ LISTED = 10  # bad lines
 
 
 class InputError(click.ClickException):
-    """A file that cannot be submitted: where it is wrong, and why."""
+    """A file that cannot be used: where it is wrong, and why."""
 
 
 @dataclass(slots=True)
@@ -125,9 +125,13 @@ def _json_form(first: str, where: str) -> str:
 def _convert(stream: BinaryIO, target: BinaryIO, name: str, form: str) -> Prepared:
     """Write the records of `stream` as OpenAI batch lines. Raises InputError with the first bad lines."""
     sources, bad, ignored = array("L"), [], Counter[str]()
+    blank = 0
     readers = {JSONL: read_jsonl, CSV: read_csv, TEXT: read_text}
     try:
         for record in readers[form](stream):
+            if record.blank:
+                blank += 1
+                continue
             ignored.update(record.ignored)
             try:
                 target.write(batch_line(record))
@@ -140,10 +144,12 @@ def _convert(stream: BinaryIO, target: BinaryIO, name: str, form: str) -> Prepar
         bad.append(str(error))
     if bad:
         more = ["more lines are bad"] if len(bad) > LISTED else []
-        raise InputError("\n  ".join([f"{name} cannot be submitted:", *bad[:LISTED], *more]))
+        raise InputError("\n  ".join([f"{name} cannot be used:", *bad[:LISTED], *more]))
     if not sources:
         raise InputError(f"{name} holds no prompts")
     notes = [f"ignored `{key}` in {count} lines: not a chat parameter" for key, count in ignored.items()]
+    if blank:
+        notes.append(f"skipped {blank:,} blank line{'s' if blank > 1 else ''}: nothing comes back for them")
     return Prepared(target, f"{Path(name).stem}.jsonl", form, sources, notes)
 
 

@@ -40,6 +40,7 @@ class Record:
     routing: Any = None
     ignored: list[str] = field(default_factory=list)
     error: str | None = None
+    blank: bool = False  # a line without anything: no prompt, and no mistake
 
 
 def messages_of(record: Record) -> list[Any]:
@@ -74,17 +75,15 @@ def decoded(stream: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def read_text(stream: BinaryIO) -> Iterator[Record]:
-    """A prompt a line; blank lines are skipped."""
+    """A prompt a line."""
     for number, line in decoded(stream):
-        if line.strip():
-            yield Record(number, prompt=line.rstrip("\r\n"))
+        yield Record(number, prompt=line.rstrip("\r\n"), blank=not line.strip())
 
 
 def read_jsonl(stream: BinaryIO) -> Iterator[Record]:
-    """`{"prompt": ...}` or `{"messages": ...}` a line, chat parameters beside them; blank lines are skipped."""
+    """`{"prompt": ...}` or `{"messages": ...}` a line, chat parameters beside them."""
     for number, line in decoded(stream):
-        if line.strip():
-            yield _json_record(number, line)
+        yield _json_record(number, line) if line.strip() else Record(number, blank=True)
 
 
 def _json_record(number: int, line: str) -> Record:
@@ -149,11 +148,12 @@ def read_csv(stream: BinaryIO) -> Iterator[Record]:
             raise BadLine(start, f"not CSV: {error}") from None
         if row is None:
             return
-        if any(value.strip() for value in row):
-            if len(row) > len(names):
-                yield Record(start, error=f"it has {len(row)} cells for {len(names)} columns; is a quote missing?")
-            else:
-                yield Record(start, prompt=cell(row, "prompt") or "", custom_id=cell(row, "custom_id"))
+        if not any(value.strip() for value in row):
+            yield Record(start, blank=True)
+        elif len(row) > len(names):
+            yield Record(start, error=f"it has {len(row)} cells for {len(names)} columns; is a quote missing?")
+        else:
+            yield Record(start, prompt=cell(row, "prompt") or "", custom_id=cell(row, "custom_id"))
 
 
 def _cells(names: list[str]) -> Callable[[list[str], str], str | None]:

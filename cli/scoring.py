@@ -93,6 +93,8 @@ def find_router(wanted: str | None, settings: Settings | None = None) -> Router:
 def opened_prompts(file: str, form: str | None) -> Iterator[Prepared]:
     """A file in any form that `submit` takes, or that gzipped, as OpenAI batch lines. Raises InputError."""
     with _unzipped(file) as plain, prepared(plain, form) as ready:
+        for note in ready.notes:
+            click.echo(note, err=True)
         yield ready
 
 

@@ -111,6 +111,21 @@ def test_text_is_a_prompt_a_line_without_blank_ones(directory: Path) -> None:
     assert found.name == "prompts.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("a\n\n \nb\n", "p.txt"),
+        ('prompt\na\n""\n" "\nb\n', "p.csv"),
+        ('{"prompt": "a"}\n\n\n{"prompt": "b"}\n', "p.jsonl"),
+    ],
+)
+def test_blank_lines_are_skipped_and_counted(directory: Path, content: str, name: str) -> None:
+    (directory / name).write_text(content)
+    with prepared(str(directory / name)) as ready:
+        assert ready.notes == ["skipped 2 blank lines: nothing comes back for them"]
+        assert list(ready.sources or []) == ([2, 5] if name == "p.csv" else [1, 4])
+
+
 def test_a_format_that_is_given_is_not_doubted(directory: Path) -> None:
     assert convert(directory, "prompt\nhello\n", form="text").prompts == ["prompt", "hello"]
     assert convert(directory, '{"prompt": "x"}\n', form="text").prompts == ['{"prompt": "x"}']
