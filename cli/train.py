@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +113,18 @@ def train(
         with progress_bars() as bars:
             router = chosen.fit(fitted, seed=seed, options=options, settings=settings, progress=bars)
             figures = _figures(router, held, seed) if held is not None else None
+            if not first_process():
+                return
             router.save(output)
     except (RoutebatchError, OSError) as error:
         raise click.ClickException(str(error)) from error
     result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
     _report(result, loaded, router, figures, as_json)
+
+
+def first_process() -> bool:
+    """Whether this process saves and reports: under `accelerate launch` and torchrun several fit the same router."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_output(output: Path) -> None:

@@ -286,3 +286,12 @@ def test_an_options_value_out_of_its_range_is_wrong_usage() -> None:
 def test_an_unknown_method_or_a_missing_file_is_wrong_usage() -> None:
     assert CliRunner().invoke(main, ["train", "magic", "--comparisons", outcomes(), "--output", "x"]).exit_code == 2
     assert train("--comparisons", "none.csv").exit_code == 2
+
+
+def test_of_several_processes_that_fit_one_router_the_first_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    second = train("--comparisons", outcomes(), "--output", "router")
+    assert (second.exit_code, second.stdout, Path("router").exists()) == (0, "", False)
+    monkeypatch.setenv("RANK", "0")
+    assert train("--comparisons", outcomes(), "--output", "router").exit_code == 0
+    assert Path("router", "metadata.json").is_file()
