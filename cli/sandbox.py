@@ -28,6 +28,12 @@ RATE = click.FloatRange(0.0, 1.0)
 @click.option("--reset-after", type=RATE, default=0.0, help="Share of connections reset after the work (billed).")
 @click.option("--hang", type=RATE, default=0.0, help="Share of calls never answered (billed).")
 @click.option("--garbage", type=RATE, default=0.0, help="Share of calls answered with broken JSON (billed).")
+@click.option("--no-usage", type=RATE, default=0.0, help="Share of answers that say no usage (billed).")
+@click.option(
+    "--billed",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every billed call to this CSV file, as `ledger reconcile` reads it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of answers, faults and latencies.")
 @click.option("--strong-model", default="sandbox-strong", show_default=True)
 @click.option("--weak-model", default="sandbox-weak", show_default=True)

@@ -96,8 +96,11 @@ class Upstreams:
     async def close(self) -> None:
         await self._session.close()
 
-    async def chat(self, model: str, body: bytes, memory: AnswerMemory) -> Outcome:
-        """POST one chat body to the upstream of `model`; never raises but for cancellation."""
+    async def chat(self, model: str, body: bytes, memory: AnswerMemory, call_id: str) -> Outcome:
+        """POST one chat body to the upstream of `model`; never raises but for cancellation.
+
+        `call_id` goes with it as X-Client-Request-Id, by which a provider can say what became of a call.
+        """
         settings = self.models[model]
         timeout = aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s)
         url = str(settings.base_url).rstrip("/") + "/chat/completions"
@@ -105,7 +108,7 @@ class Upstreams:
             async with self._session.post(
                 url,
                 data=body,
-                headers=self._headers[model],
+                headers=self._headers[model] | {"X-Client-Request-Id": call_id},
                 timeout=timeout,
                 allow_redirects=False,
                 proxy=self._proxies[model],

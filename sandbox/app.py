@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from sandbox.answers import Answers, SyntheticAnswers
+from sandbox.billed import BilledFile
 from sandbox.config import SandboxConfig
 from sandbox.faults import UNBILLED, Fault, FaultSource, reset_connection
 from sandbox.replay import ReplayAnswers
@@ -43,6 +44,7 @@ class Sandbox:
         self._run = secrets.token_hex(6)
         self._stopping = asyncio.Event()
         self.stats = Stats()
+        self._billed = None if config.billed is None else BilledFile(config.billed)
 
     async def chat(self, request: web.Request) -> web.Response:
         self.stats.calls += 1
@@ -52,7 +54,7 @@ class Sandbox:
             fault = self._faults.draw()
             if fault is not None and fault in UNBILLED:
                 return self._unbilled(request, fault)
-            done = self._work(call)
+            done = self._work(call, fault, request.headers.get("X-Client-Request-Id", ""))
         except Refusal as refusal:
             return self._response(refusal.status, refusal.body)
         except web.HTTPRequestEntityTooLarge:
@@ -89,7 +91,11 @@ class Sandbox:
     async def stop(self, app: web.Application) -> None:
         self._stopping.set()
 
-    def _work(self, call: ChatCall) -> Completion:
+    async def close(self, app: web.Application) -> None:
+        if self._billed is not None:
+            self._billed.close()
+
+    def _work(self, call: ChatCall, fault: Fault | None, client_request_id: str) -> Completion:
         """Answer the call and bill it."""
         answers = [self._answers.answer(call.model, call.prompt, choice) for choice in range(call.choices)]
         input_tokens = count_tokens(call.messages)
@@ -99,8 +105,11 @@ class Sandbox:
             call_id=self._next_id(),
             input_tokens=input_tokens,
             fingerprint=self._answers.fingerprint,
+            says_usage=fault is not Fault.NO_USAGE,
         )
         self.stats.bill(call.model, call.messages, input_tokens, done.output_tokens)
+        if self._billed is not None:
+            self._billed.add(call.model, input_tokens, done.output_tokens, client_request_id)
         return done
 
     def _unbilled(self, request: web.Request, fault: Fault) -> web.Response:
@@ -130,7 +139,7 @@ class Sandbox:
 
 
 def create_app(config: SandboxConfig) -> web.Application:
-    """The application; raises ValueError or OSError where the replay table cannot be used."""
+    """The application; raises ValueError or OSError where the replay table cannot be used or the bill not written."""
     sandbox = Sandbox(config)
     app = web.Application(client_max_size=MAX_BODY)
     app.router.add_post("/v1/chat/completions", sandbox.chat)
@@ -139,6 +148,7 @@ def create_app(config: SandboxConfig) -> web.Application:
     app.router.add_get("/healthz", sandbox.healthz)
     app.router.add_route("*", "/{path:.*}", sandbox.not_found)
     app.on_shutdown.append(sandbox.stop)
+    app.on_cleanup.append(sandbox.close)
     return app
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-FAULT_RATES = ("p429", "p500", "reset", "reset_after", "hang", "garbage")
+FAULT_RATES = ("p429", "p500", "reset", "reset_after", "hang", "garbage", "no_usage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ class SandboxConfig:
     reset_after: float = 0.0
     hang: float = 0.0
     garbage: float = 0.0
+    no_usage: float = 0.0
+    billed: Path | None = None
+    """A CSV file to write every billed call to."""
 
     def __post_init__(self) -> None:
         rates = {field.name: getattr(self, field.name) for field in fields(self) if field.name in FAULT_RATES}

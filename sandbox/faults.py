@@ -7,6 +7,7 @@
     reset_after  the work is done, then a reset               yes
     hang         no answer, ever                              yes
     garbage      200 with JSON that breaks off                yes
+    no_usage     a whole answer that says no usage            yes
 
 A client that disconnects while it waits for any billed answer has been billed all the same.
 """
@@ -36,6 +37,7 @@ class Fault(Enum):
     RESET_AFTER = "reset_after"
     HANG = "hang"
     GARBAGE = "garbage"
+    NO_USAGE = "no_usage"
 
 
 UNBILLED = frozenset({Fault.TOO_MANY_REQUESTS, Fault.SERVER_ERROR, Fault.RESET})
@@ -54,6 +56,7 @@ class FaultSource:
             (Fault.RESET_AFTER, config.reset_after),
             (Fault.HANG, config.hang),
             (Fault.GARBAGE, config.garbage),
+            (Fault.NO_USAGE, config.no_usage),
         )
         self._log_median = log(config.latency_ms / 1000) if config.latency_ms else None
 

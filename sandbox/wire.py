@@ -129,7 +129,9 @@ class Completion:
     output_tokens: int
 
 
-def completion(call: ChatCall, answers: list[str], *, call_id: str, input_tokens: int, fingerprint: str) -> Completion:
+def completion(
+    call: ChatCall, answers: list[str], *, call_id: str, input_tokens: int, fingerprint: str, says_usage: bool = True
+) -> Completion:
     """A `chat.completion` with one choice per answer, each cut to the call's cap."""
     choices: list[dict[str, Any]] = []
     output_tokens = 0
@@ -144,19 +146,20 @@ def completion(call: ChatCall, answers: list[str], *, call_id: str, input_tokens
                 "finish_reason": "length" if was_cut else "stop",
             }
         )
-    body = {
+    body: dict[str, Any] = {
         "id": f"chatcmpl-{call_id}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": call.model,
         "choices": choices,
-        "usage": {
+        "system_fingerprint": fingerprint,
+    }
+    if says_usage:
+        body["usage"] = {
             "prompt_tokens": input_tokens,
             "completion_tokens": output_tokens,
             "total_tokens": input_tokens + output_tokens,
             "prompt_tokens_details": {"cached_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0},
-        },
-        "system_fingerprint": fingerprint,
-    }
+        }
     return Completion(orjson.dumps(body), output_tokens)

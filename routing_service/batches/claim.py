@@ -54,6 +54,11 @@ class Ticket:
     price: Price
     reserved_nano: int
 
+    @property
+    def call_id(self) -> str:
+        """What the upstream is told that this call is called."""
+        return f"routebatch-attempt-{self.attempt_id}"
+
 
 @dataclass(slots=True)
 class Claim:

@@ -151,7 +151,7 @@ class Pump:
         try:
             self._lease.check()
             body = orjson.dumps(upstream_body(orjson.loads(ticket.body), self._settings.models[ticket.model]))
-            outcome = await self._upstreams.chat(ticket.model, body, self._memory)
+            outcome = await self._upstreams.chat(ticket.model, body, self._memory, ticket.call_id)
             price = ticket.price
             self._settler.add(Result(ticket.batch_id, ticket.line, ticket.attempt_id, ticket.number, price, outcome))
         except LeaseLostError:

@@ -28,7 +28,7 @@ class LargeAnswers:
     def __init__(self) -> None:
         self.peak = self.calls = self.most_calls = 0
 
-    async def chat(self, model: str, body: bytes, memory: AnswerMemory) -> Outcome:
+    async def chat(self, model: str, body: bytes, memory: AnswerMemory, call_id: str) -> Outcome:
         self.calls += 1
         self.most_calls = max(self.most_calls, self.calls)
         try:
@@ -69,7 +69,7 @@ class FullMemory:
         self.calls = 0
         self.calls_while_full: list[int] = []
 
-    async def chat(self, model: str, body: bytes, memory: AnswerMemory) -> Outcome:
+    async def chat(self, model: str, body: bytes, memory: AnswerMemory, call_id: str) -> Outcome:
         self.calls += 1
         if self.calls == 1:
             memory.hold(LIMIT)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -30,8 +33,9 @@ def in_sandbox(scenario: Callable[[Client], Awaitable[None]], **options: Any) ->
     asyncio.run(run())
 
 
-def post(client: Client, prompt: str = "Hello") -> Any:
-    return client.post(CHAT, json={"model": "m", "messages": [{"role": "user", "content": prompt}]})
+def post(client: Client, prompt: str = "Hello", client_request_id: str = "") -> Any:
+    body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
+    return client.post(CHAT, json=body, headers={"X-Client-Request-Id": client_request_id})
 
 
 async def stats(client: Client) -> dict[str, Any]:
@@ -128,6 +132,36 @@ def test_garbage_is_billed_and_breaks_off() -> None:
         assert (await billed(client, 1))["answered"] == 0
 
     in_sandbox(scenario, garbage=1.0)
+
+
+def test_an_answer_without_usage_is_whole_and_billed() -> None:
+    async def scenario(client: Client) -> None:
+        async with post(client) as response:
+            answer = await response.json()
+        assert answer["choices"][0]["message"]["content"]
+        assert "usage" not in answer
+        account = await billed(client, 1)
+        assert (account["answered"], account["output_tokens"] > 0) == (1, True)
+
+    in_sandbox(scenario, no_usage=1.0)
+
+
+def test_the_bill_lists_every_billed_call_by_the_id_that_it_came_with(tmp_path: Path) -> None:
+    path = tmp_path / "billed.csv"
+
+    async def scenario(client: Client) -> None:
+        for number in range(40):
+            with suppress(aiohttp.ClientError):
+                await post(client, client_request_id=f"call-{number}")
+        account = (await stats(client))["models"]["m"]
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert 0 < len(lines) == account["billed"] < 40
+        assert len({line["client_request_id"] for line in lines}) == len(lines)
+        for tokens in ("input_tokens", "output_tokens"):
+            assert sum(int(line[tokens]) for line in lines) == account[tokens]
+
+    in_sandbox(scenario, reset=0.2, reset_after=0.2, p500=0.2, billed=path)
 
 
 def test_stats_add_up_what_was_answered_and_count_repeats() -> None:

@@ -22,7 +22,7 @@ def _call(answer: bytes) -> Outcome:
     async def run(url: str) -> Outcome:
         upstreams = Upstreams(make_settings(models={"weak": WEAK | {"base_url": url}}).models, LARGEST)
         try:
-            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST))
+            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST), "call-1")
         finally:
             await upstreams.close()
 
@@ -63,7 +63,7 @@ def test_the_environments_proxy_is_taken_unless_it_is_told_not_to(
         models = make_settings(models={"weak": WEAK | {"base_url": "http://127.0.0.1:9/v1"}}).models
         upstreams = Upstreams(models, LARGEST)
         try:
-            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST))
+            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST), "call-1")
         finally:
             await upstreams.close()
 
