@@ -12,71 +12,14 @@ import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from routing_service.errors import ConfigurationError
-
-
-class Section(BaseModel):
-    """A table of routebatch.toml: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-def _decimal(value: Any) -> Any:
-    """Floats by their shortest decimal form: 0.15 in TOML means exactly 0.15."""
-    return Decimal(str(value)) if isinstance(value, float) else value
-
-
-Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000)]
-PositiveUsd = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=1_000_000)]
-
-
-class ModelSettings(Section):
-    """One candidate model and the upstream that serves it."""
-
-    name: str = Field(min_length=1)
-    base_url: HttpUrl = Field(repr=False)  # may hold credentials
-    api_key_env: str | None = None
-    input_usd_per_million: Usd | None = None
-    cached_input_usd_per_million: Usd | None = None
-    output_usd_per_million: Usd | None = None
-    max_output_tokens: int = Field(1024, ge=1)
-    expected_output_tokens: int = Field(256, ge=1)  # the prior; the cap bounds it
-    cap_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
-    overhead_tokens: int = Field(16, ge=0)
-    max_concurrency: int = Field(128, ge=1)
-    rated_as: str | None = None  # what training data call this model; None: its key here, then its name
-    tier: int | None = Field(None, ge=0, le=99)  # for routers that never saw it; 0 is the weakest tier
-    bill_on_5xx: bool = True
-    connect_timeout_s: float = Field(10, gt=0)
-    timeout_s: float = Field(300, gt=0)
-
-    def api_key(self) -> SecretStr | None:
-        """The upstream's key, or None for an upstream that wants none."""
-        value = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
-        return SecretStr(value) if value else None
-
-    @model_validator(mode="after")
-    def _carry_one_credential(self) -> ModelSettings:
-        if self.api_key_env and (self.base_url.username or self.base_url.password):
-            raise ValueError("either base_url holds credentials or api_key_env names a key, not both")
-        return self
-
-    @property
-    def bounds(self) -> str:
-        """What a call's worst case rests on. A model that was billed above it stays stopped until this changes."""
-        return f"{self.name}: {self.overhead_tokens} overhead, {self.cap_parameter} {self.max_output_tokens}"
-
-    @property
-    def origin(self) -> str:
-        """The base URL without credentials, query or trailing slash: fit for logs."""
-        url = self.base_url
-        port = f":{url.port}" if url.port not in (None, 80, 443) else ""
-        return f"{url.scheme}://{url.host}{port}{(url.path or '').rstrip('/')}"
+from routing_service.model_settings import ModelSettings as ModelSettings  # read with the other tables from here
+from routing_service.model_settings import PositiveUsd, Section, Usd
 
 
 class RoutingSettings(Section):
@@ -84,7 +27,7 @@ class RoutingSettings(Section):
     strong: str | None = None
     weak: str | None = None
     router: str = "gain"
-    artifacts: dict[str, Path] = {}  # fitted routers by the name that batches give
+    artifacts: dict[str, Path] = Field({})  # fitted routers by the name that batches give
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where it is there
     seed: int = 0
 
