@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sandbox.config import SandboxConfig
 
 RATE = click.FloatRange(0.0, 1.0)
+LIMIT = click.IntRange(min=1)
 
 
 @click.command(short_help="Run a simulated OpenAI-compatible upstream.")
@@ -29,6 +30,8 @@ RATE = click.FloatRange(0.0, 1.0)
 @click.option("--hang", type=RATE, default=0.0, help="Share of calls never answered (billed).")
 @click.option("--garbage", type=RATE, default=0.0, help="Share of calls answered with broken JSON (billed).")
 @click.option("--no-usage", type=RATE, default=0.0, help="Share of answers that say no usage (billed).")
+@click.option("--requests-per-minute", type=LIMIT, help="Of each model; beyond it calls are answered 429.")
+@click.option("--tokens-per-minute", type=LIMIT, help="Of each model; beyond it calls are answered 429.")
 @click.option(
     "--billed",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),

@@ -19,6 +19,7 @@ from sandbox.answers import Answers, SyntheticAnswers
 from sandbox.billed import BilledFile
 from sandbox.config import SandboxConfig
 from sandbox.faults import UNBILLED, Fault, FaultSource, reset_connection
+from sandbox.rates import RateLimits, refusal_headers
 from sandbox.replay import ReplayAnswers
 from sandbox.stats import Stats
 from sandbox.tokens import count as count_tokens
@@ -38,6 +39,7 @@ class Sandbox:
             SyntheticAnswers(config) if config.replay is None else ReplayAnswers(config, config.replay)
         )
         self._faults = FaultSource(config)
+        self._rates = RateLimits(config)
         self._started = int(time.time())
         self._ids = count(1)
         # Ids of two runs must differ.
@@ -51,6 +53,9 @@ class Sandbox:
         try:
             call = parse_call(await request.read())
             self.stats.models[call.model].calls += 1
+            refused = self._rates.admit(call.model, call.messages, time.monotonic())
+            if refused is not None:
+                return self._limited(call.model, *refused)
             fault = self._faults.draw()
             if fault is not None and fault in UNBILLED:
                 return self._unbilled(request, fault)
@@ -72,7 +77,9 @@ class Sandbox:
         if fault is Fault.GARBAGE:
             return self._response(200, done.body[: len(done.body) // 2])
         self.stats.models[call.model].answered += 1
-        return self._response(200, done.body)
+        response = self._response(200, done.body)
+        response.headers.update(self._rates.headers(call.model, time.monotonic()))
+        return response
 
     async def models(self, request: web.Request) -> web.Response:
         names = (self._config.strong_model, self._config.weak_model)
@@ -108,6 +115,7 @@ class Sandbox:
             says_usage=fault is not Fault.NO_USAGE,
         )
         self.stats.bill(call.model, call.messages, input_tokens, done.output_tokens)
+        self._rates.bill(call.model, input_tokens + done.output_tokens, time.monotonic())
         if self._billed is not None:
             self._billed.add(call.model, input_tokens, done.output_tokens, client_request_id)
         return done
@@ -121,6 +129,13 @@ class Sandbox:
             response.headers["Retry-After"] = "1"
             return response
         return self._error(500, "The server had an error (simulated).", None, "server_error")
+
+    def _limited(self, model: str, what: str, wait_s: float) -> web.Response:
+        self.stats.models[model].limited += 1
+        message = f"Rate limit reached for {model} on {what} per minute. Please try again in {wait_s:.3f}s."
+        response = self._error(429, message, "rate_limit_exceeded", what)
+        response.headers.update(refusal_headers(wait_s) | self._rates.headers(model, time.monotonic()))
+        return response
 
     def _reset(self, request: web.Request) -> web.Response:
         reset_connection(request.transport)

@@ -29,6 +29,9 @@ class SandboxConfig:
     hang: float = 0.0
     garbage: float = 0.0
     no_usage: float = 0.0
+    requests_per_minute: int | None = None
+    """That each model lets through; None: any number. Beyond it calls are refused with 429."""
+    tokens_per_minute: int | None = None
     billed: Path | None = None
     """A CSV file to write every billed call to."""
 
@@ -41,6 +44,9 @@ class SandboxConfig:
             raise ValueError(f"the fault probabilities add up to more than 1: {rates}")
         if self.latency_ms < 0:
             raise ValueError(f"latency_ms must not be negative, but is {self.latency_ms}")
+        for limit in (self.requests_per_minute, self.tokens_per_minute):
+            if limit is not None and limit < 1:
+                raise ValueError(f"a limit a minute must be at least 1, but is {limit}")
         if self.strong_model == self.weak_model:
             raise ValueError(f"the strong and the weak model must differ, but both are {self.strong_model!r}")
 

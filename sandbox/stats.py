@@ -15,6 +15,8 @@ from sandbox.faults import Fault
 @dataclass(slots=True)
 class ModelStats:
     calls: int = 0
+    limited: int = 0
+    """Refused by a limit a minute."""
     answered: int = 0
     billed: int = 0
     input_tokens: int = 0
