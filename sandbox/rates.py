@@ -24,7 +24,7 @@ class SlidingMinute:
         self._used = 0
 
     def used(self, now: float) -> int:
-        while self._passed and self._passed[0][0] <= now - MINUTE:
+        while self._passed and self._passed[0][0] + MINUTE <= now:
             self._used -= self._passed.popleft()[1]
         return self._used
 
