@@ -104,13 +104,13 @@ def prompt_features(prompts: Sequence[str]) -> Matrix:
     return np.concatenate(parts) if parts else np.empty((0, len(NAMES)))
 
 
-def fit(raw: Matrix, output_tokens: Sequence[float], *, seed: int = 0) -> LengthModel:
+def fit(raw: Matrix, output_tokens: Sequence[float], *, seed: int = 0, least: int = LEAST_ROWS) -> LengthModel:
     """Learn from answers of one model. `raw`: `prompt_features`; `output_tokens`: of one answer to each prompt.
 
-    ValueError for fewer than LEAST_ROWS. Same answers and seed, same model.
+    ValueError for fewer than `least`. Same answers and seed, same model.
     """
-    if len(raw) < LEAST_ROWS or len(raw) != len(output_tokens):
-        raise ValueError(f"a length model needs {LEAST_ROWS} prompts with their answers' tokens, not {len(raw)}")
+    if len(raw) < least or len(raw) != len(output_tokens):
+        raise ValueError(f"a length model needs {least} prompts with their answers' tokens, not {len(raw)}")
     standard = Standard.fit(raw)
     points = standard.points(raw)
     length = np.asarray(output_tokens, np.float64)
