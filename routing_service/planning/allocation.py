@@ -3,7 +3,7 @@
 The increments of all requests are ranked by gain per dollar (ties by line) and taken from the top until the budget
 ends; the ratio at the cut is the shadow price. A plan is kept as two numbers, from which `hull.chosen` gives every
 request's model back. Nothing is split between models: what a linear program would buy with the rest of the budget, a
-part of the next increment, is the gap that a plan reports.
+part of the next increment, is the gap that a plan reports. (Where costs are damped, the program's costs are as well.)
 
 Units: costs in nano-dollars, gains in [-1, 1].
 """

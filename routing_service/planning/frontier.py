@@ -20,13 +20,15 @@ OUTCOME_VARIANCE = 0.35  # of one answer's gain around the expected one
 @dataclass(frozen=True, slots=True)
 class Rung:
     """A plan at one budget. Money in nano-dollars. `gain` is the mean over all requests of the answer's quality minus
-    the cheapest model's, in [-1, 1]; `low` and `high` are its 90 % interval; `share`, by model, sums to 1."""
+    the cheapest model's, in [-1, 1]; `low` and `high` are its 90 % interval; `gap` is what a plan with a request split
+    between two models would gain more, at most; `share`, by model, sums to 1."""
 
     budget: int
     cost: int
     gain: float
     low: float
     high: float
+    gap: float
     recovered: float  # of the gain that the dearest rung buys
     share: tuple[float, ...]
 
@@ -64,6 +66,7 @@ def _rung(ranking: Ranking, std: npt.NDArray[np.floating], budget: int) -> Rung:
         gain,
         max(-1.0, gain - error),
         min(1.0, gain + error),
+        plan.gap / count,
         plan.expected_gain / whole if whole > 0 else 0.0,
         tuple(float(share) for share in shares),
     )

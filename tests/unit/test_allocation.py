@@ -118,14 +118,23 @@ def test_a_model_is_chosen_only_with_all_increments_that_lead_to_it(batch: Batch
         assert model == 0 or (taken[model] and not (taken & (step[row] < step[row, model])).any())
 
 
-def test_at_ten_thousand_requests_the_gap_is_below_a_thousandth_of_the_gain() -> None:
+@pytest.mark.parametrize("spread", [0.1, 0.3, 1])
+@pytest.mark.parametrize("models", [2, 4])
+def test_at_ten_thousand_requests_the_gap_is_below_one_increment_and_a_thousandth_of_the_gain(
+    spread: float, models: int
+) -> None:
     draw, n = np.random.default_rng(0), 10_000
-    cost = np.sort(draw.lognormal(12, 1, (n, 4)), axis=1).astype(np.int64)
-    quality = np.column_stack([np.full(n, 0.5), 0.5 + draw.random((n, 3)) / 2])
-    ranking = Ranking.of(cost, quality, np.arange(n))
-    for share in (0.1, 0.25, 0.5, 0.75):
-        plan = ranking.within(int(cost[:, 0].sum() + share * (cost[:, -1] - cost[:, 0]).sum()))
-        assert 0 <= plan.gap < 0.001 * plan.expected_gain
+    extra = draw.lognormal(12, spread, (n, 1)) * [0, 1, 2.5, 6][:models]
+    cost = (1000 + extra).astype(np.int64)
+    quality = np.column_stack([np.full(n, 0.5), np.sort(0.5 + draw.random((n, models - 1)) / 2, axis=1)])
+    ranking = Ranking.of(cost, quality, np.arange(n), steps(cost, quality, damping_of(cost)))
+    gaps = []
+    for share in np.linspace(0.1, 0.75, 14):
+        plan = ranking.within(ranking.base + int(share * ranking.spent[-1]))
+        assert 0 <= plan.gap < ranking.ranked.gain.max()
+        assert plan.gap < 0.001 * plan.expected_gain
+        gaps.append(plan.gap)
+    assert max(gaps) > 0
 
 
 def test_the_middle_model_is_bought_first_and_left_again_for_the_best() -> None:

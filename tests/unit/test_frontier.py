@@ -35,6 +35,14 @@ def test_an_interval_holds_its_gain_and_widens_with_the_routers_doubt() -> None:
     assert frontier(RANKING, STD)[0].low == 0
 
 
+def test_a_rung_tells_what_splitting_one_request_would_gain_more_at_most() -> None:
+    ranking = Ranking.of([[0, 100], [0, 200]], [[0.5, 0.7], [0.5, 0.8]], [1, 2])
+    bought, left, all_bought = frontier(ranking, np.zeros((2, 2)), [100, 150, 300])
+    assert (bought.gain, bought.gap) == pytest.approx((0.2, 0))
+    assert (left.gain, left.gap) == pytest.approx((0.2, 0.6 / 4 / 2))
+    assert all_bought.gap == 0
+
+
 def test_budgets_may_be_named() -> None:
     rungs = frontier(RANKING, STD, [0, 10**9])
     assert [rung.budget for rung in rungs] == [0, 10**9]
