@@ -160,8 +160,9 @@ def _remove(session: Session, file: File) -> None:
 
 
 def _readers(file_id: Any) -> Select[str]:
-    """A batch that is still to read the file."""
-    return select(Batch.id).where(Batch.input_file_id == file_id, Batch.state == BatchState.VALIDATING).limit(1)
+    """A batch that is still to read the file. One that continues another reads that one's lines."""
+    reading = (Batch.state == BatchState.VALIDATING, Batch.continues.is_(None))
+    return select(Batch.id).where(Batch.input_file_id == file_id, *reading).limit(1)
 
 
 def chunks(database: Database, file_id: str) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
-"""/v1/batches: create, retrieve, list, cancel."""
+"""/v1/batches: create, retrieve, list, cancel, top up, retry."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +12,10 @@ from starlette.responses import Response
 from routing_service.api.context import After, KeyId, ObjectId, Services, Use, read_json
 from routing_service.api.replies import list_reply, reply
 from routing_service.batches.cancel import cancel
+from routing_service.batches.continuation import MoreMoney, retry
 from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
+from routing_service.batches.options import parse_budget
+from routing_service.batches.top_up import top_up
 from routing_service.batches.view import batch_object, list_batches
 from routing_service.errors import InvalidRequestError
 
@@ -32,6 +35,14 @@ class CreateBody(BaseModel):
     output_expires_after: dict[str, Any] | None = None
 
 
+class MoneyBody(BaseModel):
+    """What a client sends to top up or retry a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget_usd: Any = None
+
+
 @router.post("")
 async def create_batch(request: Request, key_id: KeyId, services: Use) -> Response:
     body = await read_json(request, CreateBody)
@@ -48,7 +59,7 @@ async def create_batch(request: Request, key_id: KeyId, services: Use) -> Respon
         metadata=body.metadata,
         routing=body.routing,
         idempotency_key=_idempotency_key(request),
-        is_retry=request.headers.get("x-stainless-retry-count", "0") not in ("", "0"),
+        is_retry=_is_retry(request),
     )
     return await run_in_threadpool(_create, services, key_id, wish)
 
@@ -72,6 +83,30 @@ def cancel_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
     return _show(services, key_id, batch_id)
 
 
+@router.post("/{batch_id}/top_up")
+async def top_up_batch(request: Request, batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    wish = await _more_money(request, batch_id, "top_up")
+    return await run_in_threadpool(_go_on, services, key_id, wish)
+
+
+@router.post("/{batch_id}/retry")
+async def retry_batch(request: Request, batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    wish = await _more_money(request, batch_id, "retry")
+    return await run_in_threadpool(_go_on, services, key_id, wish)
+
+
+async def _more_money(request: Request, batch_id: str, action: Literal["top_up", "retry"]) -> MoreMoney:
+    asked = (await read_json(request, MoneyBody, optional=True)).budget_usd
+    budget = None if asked is None else parse_budget(asked)
+    return MoreMoney(action, batch_id, budget, _idempotency_key(request), _is_retry(request))
+
+
+def _go_on(services: Services, key_id: str, wish: MoreMoney) -> Response:
+    use_case = top_up if wish.action == "top_up" else retry
+    batch_id = use_case(services.database, services.settings, services.prices, services.publisher, key_id, wish)
+    return _show(services, key_id, batch_id)
+
+
 def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
     batch_id = create(services.database, services.settings, services.prices, services.publisher, key_id, wish)
     return _show(services, key_id, batch_id)
@@ -80,6 +115,11 @@ def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
 def _show(services: Services, key_id: str, batch_id: str) -> Response:
     with services.database.transaction() as session:
         return reply(batch_object(session, services.totals, key_id, batch_id))
+
+
+def _is_retry(request: Request) -> bool:
+    """Whether the SDK says that it sends this again."""
+    return request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
 
 
 def _idempotency_key(request: Request) -> str | None:

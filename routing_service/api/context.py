@@ -61,14 +61,17 @@ ObjectId = Annotated[str, Path(pattern=ID_PATTERN)]
 After = Annotated[str | None, Query(pattern=ID_PATTERN)]
 
 
-async def read_json(request: Request, model: type[Model]) -> Model:
-    """The request's JSON body as `model`. Raises InvalidRequestError or TooLargeError."""
+async def read_json(request: Request, model: type[Model], *, optional: bool = False) -> Model:
+    """The request's JSON body as `model`; no body at all is an empty object where it is optional.
+
+    Raises InvalidRequestError or TooLargeError.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_JSON_BYTES:
             raise TooLargeError(f"the request's body is larger than {MAX_JSON_BYTES} bytes")
-    return _validate(_parse(body), model)
+    return _validate({} if optional and not body else _parse(body), model)
 
 
 def _parse(body: bytes) -> Any:

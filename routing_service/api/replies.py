@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from routing_service.errors import AuthenticationError, ClientError, ConflictError
 
-RETRYABLE_CONFLICTS = ("file_in_use",)
+RETRYABLE_CONFLICTS = ("batch_finalizing", "file_in_use")
 
 
 def reply(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

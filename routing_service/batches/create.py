@@ -1,7 +1,6 @@
 """Creating a batch: what the client asked for is checked, written in one transaction with its budget, then announced.
 
-The same create sent twice gives one batch: by its `Idempotency-Key`, or, as SDKs retry without one, by equality with a
-create of the last minutes when the request says that it is a retry.
+The same create sent twice gives one batch (see `repeats`).
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from datetime import timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from routing_service import files
 from routing_service.batches.options import BatchOptions, parse_options
+from routing_service.batches.repeats import earlier_batch, one_at_a_time
 from routing_service.db import Database
-from routing_service.errors import ConflictError, InvalidRequestError, NotFoundError
+from routing_service.errors import InvalidRequestError, NotFoundError
 from routing_service.events import Publisher
 from routing_service.lines import ENDPOINT
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
@@ -31,7 +31,6 @@ from routing_service.settings import Settings
 
 MOST_CANDIDATES = 16
 MAX_WINDOW = timedelta(days=7)
-RETRY_WINDOW = timedelta(minutes=10)
 MAX_METADATA = (16, 64, 512)  # pairs, characters of a key, of a value
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -67,31 +66,37 @@ def create(
     Raises InvalidRequestError for what cannot be, NotFoundError for a file that is not the key's own, ConflictError
     for an idempotency key that was used for something else.
     """
-    window = _window(wish)
+    window = window_of(wish)
     _check_metadata(wish.metadata)
     options = parse_options(wish.routing, wish.metadata, settings)
     router = _router(options, settings)
-    candidates = _candidates(settings)
+    candidates = candidates_of(settings)
     with database.transaction() as session:
-        _one_at_a_time(session, api_key_id, wish)
-        earlier = _earlier(session, api_key_id, wish)
+        one_at_a_time(session, api_key_id, wish)
+        earlier = earlier_batch(session, api_key_id, wish)
         if earlier is not None:
             return earlier
         file = _input_file(session, api_key_id, wish.input_file_id)
-        batch = _batch(wish, options, router, candidates, prices)
+        batch = batch_row(wish, options, router, candidates, prices)
         batch.api_key_id, batch.input_file_id = api_key_id, file.id
-        batch.created_at = batch.announced_at = session.scalars(select(func.now())).one()
-        batch.expires_at = batch.created_at + window
-        session.add(batch)
-        session.flush()
-        session.add(Budget(kind=BudgetKind.BATCH, batch_id=batch.id, limit_nano=to_nano(options.budget)))
+        add(session, batch, window, options)
     publisher.ingest(batch.id)
     return batch.id
 
 
-def _batch(
+def add(session: Session, batch: Batch, window: timedelta, options: BatchOptions) -> None:
+    """Write a batch whose time runs from now, and its budget."""
+    batch.created_at = batch.announced_at = session.scalars(select(func.now())).one()
+    batch.expires_at = batch.created_at + window
+    session.add(batch)
+    session.flush()
+    session.add(Budget(kind=BudgetKind.BATCH, batch_id=batch.id, limit_nano=to_nano(options.budget)))
+
+
+def batch_row(
     wish: CreateBatch, options: BatchOptions, router: str, candidates: tuple[str, ...], prices: PriceBook
 ) -> Batch:
+    """A new batch, `validating`: without owner, file and times."""
     strong = prices.price(candidates[-1], 0)
     return Batch(
         id=f"batch_{uuid.uuid4().hex}",
@@ -110,7 +115,8 @@ def _batch(
     )
 
 
-def _window(wish: CreateBatch) -> timedelta:
+def window_of(wish: CreateBatch) -> timedelta:
+    """How long the batch may take. InvalidRequestError for another endpoint than ours or no such window."""
     if wish.endpoint != ENDPOINT:
         raise InvalidRequestError(f"endpoint must be {ENDPOINT}; it is the only one", param="endpoint")
     found = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", wish.completion_window)
@@ -145,7 +151,8 @@ def _router(options: BatchOptions, settings: Settings) -> str:
     return canonical(router)
 
 
-def _candidates(settings: Settings) -> tuple[str, ...]:
+def candidates_of(settings: Settings) -> tuple[str, ...]:
+    """The models that a batch of now is routed between, cheapest first."""
     candidates = settings.candidates
     if not 1 <= len(candidates) <= MOST_CANDIDATES:
         raise InvalidRequestError(
@@ -153,36 +160,6 @@ def _candidates(settings: Settings) -> tuple[str, ...]:
             code="candidates_not_supported",
         )
     return candidates
-
-
-def _one_at_a_time(session: Session, api_key_id: str, wish: CreateBatch) -> None:
-    """Equal creates of a key wait for one another here; so the second one sees the first one's batch."""
-    same = wish.idempotency_key or wish.fingerprint().hex()
-    session.execute(
-        text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"create:{api_key_id}:{same}"}
-    )
-
-
-def _earlier(session: Session, api_key_id: str, wish: CreateBatch) -> str | None:
-    """The batch that this request created before, if it did."""
-    query = select(Batch).where(Batch.api_key_id == api_key_id)
-    if wish.idempotency_key is not None:
-        batch = session.scalar(query.where(Batch.idempotency_key == wish.idempotency_key))
-        if batch is not None and batch.fingerprint != wish.fingerprint():
-            raise ConflictError(
-                f"the idempotency key was used for another request, which created {batch.id}",
-                code="idempotency_conflict",
-            )
-        return batch.id if batch else None
-    if not wish.is_retry:
-        return None
-    recent = query.where(
-        Batch.fingerprint == wish.fingerprint(),
-        Batch.idempotency_key.is_(None),
-        Batch.created_at > func.now() - RETRY_WINDOW,
-    )
-    batch = session.scalar(recent.order_by(Batch.created_at.desc()).limit(1))
-    return batch.id if batch else None
 
 
 def _input_file(session: Session, api_key_id: str, file_id: str) -> File:

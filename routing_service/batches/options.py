@@ -86,6 +86,11 @@ def parse_options(
     return options.model_copy(update={"budget_usd": _budget(options, settings)})
 
 
+def parse_budget(value: Any) -> Decimal:
+    """An amount of dollars that stands for itself. InvalidRequestError (`invalid_budget`) where it is none."""
+    return _in_range(_validate({"budget_usd": ("budget_usd", value)}).budget)
+
+
 def _validate(values: Mapping[str, tuple[str, Any]]) -> BatchOptions:
     try:
         return BatchOptions.model_validate({key: value for key, (_, value) in values.items()})
@@ -125,6 +130,10 @@ def _budget(options: BatchOptions, settings: Settings) -> Decimal:
             code="budget_required",
             param="routing.budget_usd",
         )
+    return _in_range(budget)
+
+
+def _in_range(budget: Decimal) -> Decimal:
     if not LEAST_BUDGET_USD <= budget <= MAX_BUDGET_USD:
         raise InvalidRequestError(
             f"a budget is more than 0 and at most {MAX_BUDGET_USD} dollars", code="invalid_budget", param="budget_usd"

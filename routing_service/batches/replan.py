@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service.batches.plan import batch_damping, cut, still_in_progress
+from routing_service.batches.ranking import BY_COST
 from routing_service.batches.scored import Scored, read_scored
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
@@ -25,7 +26,10 @@ PRIOR_REQUESTS = 5  # of so many finished requests the prior weighs as much as w
 
 
 def replan(database: Database, settings: Settings, batch_id: str) -> bool:
-    """Move the cut of a planned batch of mode `plan`. False where there is nothing to move."""
+    """Move the cut of a planned batch whose mode depends on money. False where there is nothing to move.
+
+    Of mode `target_quality` the rest alone is to reach the target; it is cut anew when its budget is topped up.
+    """
     with database.transaction() as session:
         if not try_lock(session, f"plan:{batch_id}"):
             return False
@@ -33,7 +37,7 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         if batch is None or batch.state is not BatchState.IN_PROGRESS or batch.planned_at is None:
             return False
         mode = batch.options.get("mode", "plan")
-        if mode != "plan" or len(batch.candidates) < 2:
+        if mode not in BY_COST or len(batch.candidates) < 2:
             return False
         table = read_scored(session, batch, settings)
         if not len(table) or not still_in_progress(session, batch):

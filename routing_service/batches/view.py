@@ -59,10 +59,17 @@ def _objects(session: Session, cache: TotalsCache, batches: Sequence[Batch]) -> 
     ids = [batch.id for batch in batches]
     budgets = {b.batch_id: b for b in session.scalars(select(Budget).where(Budget.batch_id.in_(ids)))}
     totals = cache.of(session, [(batch, budgets[batch.id]) for batch in batches])
-    return [_object(batch, budgets[batch.id], totals[batch.id]) for batch in batches]
+    followers = continuations(session, ids)
+    return [_object(batch, budgets[batch.id], totals[batch.id], followers.get(batch.id)) for batch in batches]
 
 
-def _object(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
+def continuations(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """By batch, the batch that continues it, where there is one that has not failed its validation."""
+    query = select(Batch.continues, Batch.id).where(Batch.continues.in_(ids), Batch.state != BatchState.FAILED)
+    return {first: follower for first, follower in session.execute(query) if first is not None}
+
+
+def _object(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
     return {
         "id": batch.id,
         "object": "batch",
@@ -84,7 +91,7 @@ def _object(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
             "total_tokens": totals.input_tokens + totals.output_tokens,
         },
         "metadata": batch.client_metadata,
-        "routing": _routing(batch, budget, totals),
+        "routing": _routing(batch, budget, totals, follower),
     }
 
 
@@ -95,7 +102,7 @@ def _errors(batch: Batch) -> dict[str, Any] | None:
     return {"object": "list", "data": batch.errors}
 
 
-def _routing(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
+def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
     expected = batch.expected_cost_nano
     return {
         "budget_usd": format_usd(budget.limit_nano),
@@ -116,7 +123,8 @@ def _routing(batch: Batch, budget: Budget, totals: Totals) -> dict[str, Any]:
         "incomplete": batch.state is BatchState.COMPLETED and totals.unaffordable > 0,
         "paused": batch.paused,
         "paused_reason": batch.paused_reason,
-        "continues": None,
+        "continues": batch.continues,
+        "continued_by": follower,
     }
 
 

@@ -14,7 +14,7 @@ from routing_service.models.base import (
     RequestState,
 )
 from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
-from routing_service.models.money import Attempt, Budget, LedgerEntry
+from routing_service.models.money import Attempt, Budget, LedgerEntry, TopUp
 from routing_service.models.work import ApiKey, Batch, Decision, File, FileChunk, Pump, Request, ScoreRange
 
 __all__ = [
@@ -45,4 +45,5 @@ __all__ = [
     "RequestState",
     "RouterVersion",
     "ScoreRange",
+    "TopUp",
 ]

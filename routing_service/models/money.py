@@ -43,6 +43,21 @@ class Budget(Base):
     )
 
 
+class TopUp(Base):
+    """Money added to the budget of a batch that had not ended. By its row a request that is sent again is known."""
+
+    __tablename__ = "top_ups"
+    id: Mapped[Id]
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id"))
+    idempotency_key: Mapped[str | None]
+    amount_nano: Mapped[Nano]
+    created_at: Mapped[Now]
+    __table_args__ = (
+        CheckConstraint("amount_nano > 0", name="amount"),
+        Index("uq_top_ups_idempotency", "batch_id", "idempotency_key", unique=True),
+    )
+
+
 class Attempt(Base):
     """One upstream call. Committed before the call is sent; closed once, with what is known of it."""
 

@@ -84,6 +84,9 @@ class Batch(Base):
     input_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
     output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    continues: Mapped[str | None] = mapped_column(
+        ForeignKey("batches.id")
+    )  # the batch whose unanswered lines these are
     endpoint: Mapped[str]
     completion_window: Mapped[str]
     client_metadata: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
@@ -136,6 +139,12 @@ class Batch(Base):
         CheckConstraint("(state = 'failed') = (failed_at is not null)", name="failed_at"),
         CheckConstraint("(state = 'expired') = (expired_at is not null)", name="expired"),
         Index("uq_batches_idempotency", "api_key_id", "idempotency_key", unique=True),
+        Index(
+            "uq_batches_continues",
+            "continues",
+            unique=True,
+            postgresql_where=text("continues is not null and state <> 'failed'"),
+        ),
         Index("ix_batches_list", "api_key_id", text("created_at desc"), text("id desc")),
         Index(
             "ix_batches_open",

@@ -1,0 +1,131 @@
+"""Retrying a batch: what it left unanswered is asked by another one, its continuation, with money of its own.
+
+The continuation is created here, `validating` and without lines; its ingest copies them from the first batch instead of
+reading a file, so a crash in between costs nothing. What is answered is never asked again, and a batch has one
+continuation at most; only one that failed its validation may be followed by another. A continuation that is incomplete
+itself is continued in turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+import orjson
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from routing_service.batches.create import CreateBatch, add, batch_row, candidates_of, window_of
+from routing_service.batches.options import BatchOptions
+from routing_service.batches.repeats import earlier_batch, one_at_a_time
+from routing_service.batches.view import continuations, own_batch
+from routing_service.db import Database
+from routing_service.errors import ConflictError, InvalidRequestError
+from routing_service.events import Publisher
+from routing_service.models import Batch, BatchState, Budget
+from routing_service.pricing import PriceBook, to_usd
+from routing_service.routers import check_name
+from routing_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class MoreMoney:
+    """A client's wish to go on with a batch. `budget`: dollars. `is_retry`: as in CreateBatch."""
+
+    action: Literal["top_up", "retry"]
+    batch_id: str
+    budget: Decimal | None
+    idempotency_key: str | None = None
+    is_retry: bool = False
+
+    def fingerprint(self) -> bytes:
+        """Equal for equal wishes, however their dollars are written; unlike that of any create."""
+        dollars = None if self.budget is None else str(self.budget.normalize())
+        return hashlib.sha256(orjson.dumps([self.action, self.batch_id, dollars])).digest()
+
+
+def retry(
+    database: Database,
+    settings: Settings,
+    prices: PriceBook,
+    publisher: Publisher,
+    api_key_id: str,
+    wish: MoreMoney,
+) -> str:
+    """Create the continuation of a completed batch, or find the one that this very request made before.
+
+    Its budget is the one asked for, or else what the first batch did not spend. Returns its id. Raises NotFoundError
+    for a batch that is not the key's own, ConflictError for one that cannot be continued, InvalidRequestError
+    (`budget_required`) where no money is left and none was given.
+    """
+    with database.transaction() as session:
+        one_at_a_time(session, api_key_id, wish)
+        first = own_batch(session, api_key_id, wish.batch_id, lock=True)
+        earlier = earlier_batch(session, api_key_id, wish)
+        if earlier is not None:
+            return earlier
+        batch_id = continue_batch(session, settings, prices, first, wish)
+    publisher.ingest(batch_id)
+    return batch_id
+
+
+def continue_batch(session: Session, settings: Settings, prices: PriceBook, first: Batch, wish: MoreMoney) -> str:
+    """Create the continuation of a batch whose row is locked. Returns its id, to be announced after the commit."""
+    _check(session, first, wish)
+    check_name(first.router, settings, "routing.router")
+    budget = _unspent(session, first) if wish.budget is None else wish.budget
+    options = BatchOptions.model_validate(first.options | {"budget_usd": budget})
+    asked = CreateBatch(
+        input_file_id=first.input_file_id,
+        endpoint=first.endpoint,
+        completion_window=first.completion_window,
+        metadata=first.client_metadata,
+        idempotency_key=wish.idempotency_key,
+    )
+    batch = batch_row(asked, options, first.router, candidates_of(settings), prices)
+    batch.api_key_id, batch.input_file_id = first.api_key_id, first.input_file_id
+    batch.continues, batch.fingerprint = first.id, wish.fingerprint()
+    add(session, batch, window_of(asked), options)
+    return batch.id
+
+
+def _check(session: Session, first: Batch, wish: MoreMoney) -> None:
+    """ConflictError unless the batch is completed, with lines to ask, and nobody asks them yet."""
+    verb = wish.action.replace("_", " ")
+    if about_to_complete(first):
+        raise ConflictError(f"Batch {first.id} is about to complete; try again in a moment.", code="batch_finalizing")
+    if first.state in (BatchState.VALIDATING, BatchState.IN_PROGRESS):
+        raise ConflictError(
+            f"Cannot {verb} a batch with status '{first.state}': its lines are still being asked. To give it more"
+            " money now, top it up.",
+            code="batch_not_ended",
+        )
+    if first.state is not BatchState.COMPLETED:
+        raise ConflictError(
+            f"Cannot {verb} a batch with status '{first.state}'. Submit its lines anew.", code="batch_not_continuable"
+        )
+    if not first.failed:
+        raise ConflictError(f"Every line of batch {first.id} is answered.", code="batch_answered")
+    if follower := continuations(session, [first.id]).get(first.id):
+        raise ConflictError(f"Batch {first.id} is continued by {follower} already.", code="batch_continued")
+
+
+def about_to_complete(batch: Batch) -> bool:
+    """Nothing of it is left to ask, but its files are not made yet."""
+    done = batch.total > 0 and batch.succeeded + batch.failed == batch.total
+    return batch.state is BatchState.FINALIZING or (batch.state is BatchState.IN_PROGRESS and done)
+
+
+def _unspent(session: Session, first: Batch) -> Decimal:
+    """What an ended batch left of its budget, in dollars."""
+    budget = session.scalars(select(Budget).where(Budget.batch_id == first.id)).one()
+    left = budget.limit_nano - budget.settled_nano - budget.overrun_nano
+    if left <= 0:
+        raise InvalidRequestError(
+            f"Batch {first.id} has spent its budget: give budget_usd, in dollars, for what it left unanswered.",
+            code="budget_required",
+            param="budget_usd",
+        )
+    return to_usd(left)

@@ -1,0 +1,70 @@
+"""The lines of a batch as its ingest takes them: of its file, or those that the batch it continues left unanswered."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+
+from sqlalchemy import select
+
+from routing_service.batches.intake import Intake
+from routing_service.batches.split import split_lines
+from routing_service.db import Database
+from routing_service.lines import AUTO, Line, LineError
+from routing_service.models import Batch, FileChunk, Request, RequestState
+
+CHUNKS_AT_ONCE = 8
+ROWS_AT_ONCE = 500
+
+Incoming = tuple[int, Line, int]  # number, content, share of the floor
+
+
+def file_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
+    """The valid lines of the batch's file."""
+    limits = intake.settings.limits
+    with closing(_chunks(database, batch.input_file_id)) as chunks:
+        for number, raw in split_lines(chunks, limits.max_line_bytes):
+            if number > limits.max_lines:
+                intake.refuse(
+                    LineError("too_many_lines", f"The file has more than {limits.max_lines:,} lines."), number
+                )
+                return
+            intake.total = number
+            try:
+                line, floor_nano = intake.take(number, raw)
+            except LineError as error:
+                intake.refuse(error, number)
+                continue
+            yield number, line, floor_nano
+
+
+def unanswered_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
+    """What the batch before this one left unanswered, numbered anew in the same order. It was checked long ago."""
+    assert batch.continues is not None
+    with closing(_rows(database, batch.continues)) as lines:
+        for number, line in enumerate(lines, start=1):
+            intake.total, intake.alias = number, line.alias
+            yield number, line, intake.count(line)
+
+
+def _chunks(database: Database, file_id: str) -> Generator[bytes]:
+    """The file, streamed over a connection of its own: the other one is busy copying."""
+    query = select(FileChunk.data).where(FileChunk.file_id == file_id).order_by(FileChunk.number)
+    with database.transaction() as session:
+        yield from session.scalars(query.execution_options(yield_per=CHUNKS_AT_ONCE))
+
+
+def _rows(database: Database, batch_id: str) -> Generator[Line]:
+    """The unanswered lines of an ended batch, streamed likewise."""
+    columns = (Request.custom_id, Request.body, Request.pinned, Request.max_cost_nano)
+    sizes = (Request.input_bytes, Request.output_cap, Request.choices)
+    query = (
+        select(*columns, *sizes)
+        .where(Request.batch_id == batch_id, Request.state != RequestState.SUCCEEDED)
+        .order_by(Request.line)
+        .execution_options(yield_per=ROWS_AT_ONCE)
+    )
+    with database.transaction() as session:
+        alias = session.get_one(Batch, batch_id).model or AUTO
+        for custom_id, body, pinned, max_cost_nano, input_bytes, output_cap, choices in session.execute(query):
+            yield Line(custom_id, body, alias, pinned, max_cost_nano, input_bytes, output_cap, choices)

@@ -1,0 +1,49 @@
+"""The workers' part without a broker: what was announced is done in turn, until nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from routing_service.batches.finish import finish
+from routing_service.batches.ingest import ingest
+from routing_service.batches.plan import plan
+from routing_service.batches.pump import Pump
+from routing_service.batches.replan import replan
+from routing_service.batches.score import score
+from routing_service.db import Database
+from routing_service.pricing import price_book
+from routing_service.routers import Routers
+from routing_service.settings import Settings
+from routing_service.upstream import Upstreams
+from tests.fakes import FakePublisher
+
+
+def work(database: Database, settings: Settings, publisher: FakePublisher) -> None:
+    """Do what was announced, and what follows from it, as the tasks would. A doorbell is answered by one pump."""
+    routers, prices = Routers(settings), price_book(settings)
+    while publisher.events:
+        name, *ids = publisher.events.pop(0)
+        found: list[Any] = list(ids)
+        if name == "ingest":
+            for first_line in ingest(database, settings, prices, *found) or ():
+                publisher.score(found[0], first_line)
+        elif name == "score" and score(database, settings, routers, *found):
+            publisher.plan(found[0])
+        elif name == "plan":
+            if plan(database, settings, *found):
+                publisher.dispatch()
+            else:
+                replan(database, settings, *found)
+        elif name == "dispatch" and ("dispatch",) not in publisher.events:
+            asyncio.run(_pump(database, settings, publisher))
+        elif name == "finish":
+            finish(database, *found)
+
+
+async def _pump(database: Database, settings: Settings, publisher: FakePublisher) -> None:
+    upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
+    try:
+        await Pump(database, settings, price_book(settings), upstreams, publisher).run()
+    finally:
+        await upstreams.close()
