@@ -52,7 +52,7 @@ Ranking = Callable[[Known], Vector]  # what to rank by, highest first; -inf: nev
 
 
 def planned(gain: Vector, cost: Costs, power: float | None) -> Vector:
-    """The service's own ranking of a pair; `power`: of the extra dollars, None: as plans choose it."""
+    """The service's own ranking of a pair; `power`: of the extra dollars, None: as it chooses for predicted costs."""
     damping = damping_of(cost)
     if power is not None:
         damping = Damping(power, damping.mean)
@@ -70,7 +70,7 @@ def policies(power: float | None, draw: np.random.Generator) -> dict[str, Rankin
         "threshold": lambda known: known.gain,
         "cheapest-first": lambda known: -extra(known.cost),
         "random": lambda known: draw.random(len(known.gain)),
-        "plan, lengths unknown": lambda known: planned(known.gain, known.prior_cost, power),
+        "plan, lengths unknown": lambda known: planned(known.gain, known.prior_cost, 1.0),
         "cheapest-first, lengths unknown": lambda known: -extra(known.prior_cost),
     }
 

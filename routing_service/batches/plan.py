@@ -1,8 +1,8 @@
 """Plan: the batch is allocated under its budget. What is stored is the cut, not a row a request.
 
 What may be spent on upgrades is the budget less the floor (what the cheapest models will probably cost) less one worst
-case of theirs, so that the last of them can still be reserved. Requests are ranked by gain per dollar; where expected
-costs hardly differ, their differences are mostly error, and count less (`planning.Damping`).
+case of theirs, so that the last of them can still be reserved. Requests are ranked by gain per dollar; where
+predicted costs hardly differ, their differences are mostly error, and count less (`planning.Damping`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from routing_service.batches.ranking import BY_COST
+from routing_service.batches.pausing import pause_for_models
+from routing_service.batches.ranking import BY_COST, expected_costs
 from routing_service.batches.scored import Scored, read_scored, write_ratios
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
 from routing_service.planning import Damping, Floats, Plan, Ranking, damping_of, steps
+from routing_service.pricing import price_book
 from routing_service.settings import Settings
 
 
@@ -30,10 +32,10 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         batch = session.get(Batch, batch_id)
         if batch is None or batch.state is not BatchState.IN_PROGRESS or _open_ranges(session, batch_id):
             return False
-        if batch.planned_at is not None:
+        if batch.planned_at is not None or pause_for_models(session, batch_id, batch.candidates, settings):
             return False
         table = read_scored(session, batch, settings)
-        damping = _damping(table, batch)
+        damping = _damping(table, batch, settings)
         step = _ranked(table, batch, damping, settings)
         made = cut(table, step, _available(session, batch), batch, settings)
         if not still_in_progress(session, batch):
@@ -76,11 +78,18 @@ def batch_damping(batch: Batch) -> Damping | None:
     return Damping(batch.cost_power, tuple(batch.mean_extra_nano)) if batch.mean_extra_nano else None
 
 
-def _damping(table: Scored, batch: Batch) -> Damping | None:
-    """None where the mode does not rank by costs, or they count in full."""
+def _damping(table: Scored, batch: Batch, settings: Settings) -> Damping | None:
+    """None where the mode does not rank by costs, or they count in full: they differ by much, or by what is known.
+
+    Without a length model all answers are expected to take the prior, and costs differ by inputs and caps alone.
+    """
     if len(batch.candidates) < 2 or batch.options.get("mode", "plan") not in BY_COST:
         return None
-    found = damping_of(table.cost[~table.pinned])
+    routed = ~table.pinned
+    by_prior = expected_costs(table.columns, batch.candidates, settings, price_book(settings))
+    if np.array_equal(table.cost[routed], by_prior[routed]):
+        return None
+    found = damping_of(table.cost[routed])
     return found if found.power < 1 else None
 
 

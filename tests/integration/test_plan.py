@@ -9,11 +9,13 @@ from sqlalchemy import select, text
 
 from routing_service.batches.plan import plan
 from routing_service.batches.score import score
+from routing_service.batches.sweep import sweep
 from routing_service.db import Database
 from routing_service.models import Request
 from routing_service.pricing import input_bound, output_bound, price_book, worst_case_nano
 from routing_service.routers import Routers
-from tests.factories import chat_line, ingested_batch, make_settings, planned_batch
+from tests.factories import STRONG, chat_line, ingested_batch, make_settings, planned_batch
+from tests.fakes import FakePublisher
 from tests.reading import batch_of, upgraded
 
 SETTINGS = make_settings(score={"range_lines": 50})
@@ -123,3 +125,13 @@ def test_a_cancelled_batch_gets_no_plan(database: Database) -> None:
         session.execute(text("update batches set state = 'cancelling', cancelling_at = now()"))
     assert not plan(database, SETTINGS, batch_id)
     assert not plan(database, SETTINGS, "batch_unknown")
+
+
+def test_a_batch_is_not_planned_while_a_model_is_not_configured(database: Database) -> None:
+    batch_id = ingested_batch(database, 3, SETTINGS)
+    score(database, SETTINGS, Routers(SETTINGS), batch_id, 1)
+    without = make_settings(models={"strong": STRONG}, routing={"candidates": ["strong"]})
+    assert not plan(database, without, batch_id)
+    assert batch_of(database, batch_id).paused == "model_removed"
+    sweep(database, SETTINGS, FakePublisher())
+    assert plan(database, SETTINGS, batch_id)

@@ -8,9 +8,11 @@ import numpy as np
 from sqlalchemy import select, text
 
 from routing_service.batches.claim import claim
+from routing_service.batches.lengths import fit_lengths
 from routing_service.batches.plan import batch_damping, plan
 from routing_service.batches.score import score
 from routing_service.db import Database
+from routing_service.lengths import LEAST_ROWS
 from routing_service.models import Request
 from routing_service.planning import Ranking, damping_of, steps
 from routing_service.pricing import price_book
@@ -19,12 +21,14 @@ from routing_service.routers.base import Floats
 from routing_service.routers.random import RandomRouter
 from tests.factories import STRONG, WEAK, chat_line, ingested_batch, make_settings
 from tests.reading import batch_of, upgraded
+from tests.settled import answer
 
 MIDDLE = STRONG | {"input_usd_per_million": 3, "output_usd_per_million": 9}
 SETTINGS = make_settings(
     models={"weak": WEAK, "middle": MIDDLE, "strong": STRONG}, routing={"candidates": ["weak", "middle", "strong"]}
 )
 CANDIDATES = ["weak", "middle", "strong"]
+PAIR = make_settings()
 
 
 class ByLength(RandomRouter):
@@ -102,13 +106,21 @@ def test_a_wanted_quality_never_costs_more_than_the_budget(database: Database) -
     assert (batch.expected_cost_nano or 0) <= budget
 
 
-def test_expected_costs_that_hardly_differ_are_damped_in_the_stored_ratios(database: Database) -> None:
-    settings = make_settings()
+def scored_pair(database: Database) -> str:
+    """Sixty lines of like length between the two models of `PAIR`, scored."""
     lines = [chat_line(str(n), "x" * (100 + 40 * (n % 3))) for n in range(60)]
-    batch_id = ingested_batch(database, lines, settings, budget_nano=300_000_000)
-    score(database, settings, Source(), batch_id, 1)
+    batch_id = ingested_batch(database, lines, PAIR, budget_nano=300_000_000)
+    score(database, PAIR, Source(), batch_id, 1)
+    return batch_id
+
+
+def test_predicted_costs_that_hardly_differ_are_damped_in_the_stored_ratios(database: Database) -> None:
+    for model in PAIR.models:
+        answer(database, range(LEAST_ROWS), model, tokens=lambda n: 200 + 20 * (n % 3))
+    assert sorted(fit_lengths(database, PAIR)) == ["strong", "weak"]
+    batch_id = scored_pair(database)
     plain = [row.ratio for row in rows_of(database, batch_id)]
-    assert plan(database, settings, batch_id)
+    assert plan(database, PAIR, batch_id)
     batch, rows = batch_of(database, batch_id), rows_of(database, batch_id)
     cost = np.array([row.expected_cost_nano for row in rows])
     assert batch_damping(batch) == damping_of(cost)
@@ -118,3 +130,12 @@ def test_expected_costs_that_hardly_differ_are_damped_in_the_stored_ratios(datab
     assert 0 < len(chosen) < 60
     asked = [row.line in chosen for row in rows]
     assert (batch.expected_cost_nano or 0) == int(np.where(asked, cost[:, 1], cost[:, 0]).sum())
+
+
+def test_costs_that_differ_only_by_what_is_known_count_in_full(database: Database) -> None:
+    """Before any length is learned every answer is expected to take the same: inputs differ, and they are known."""
+    batch_id = scored_pair(database)
+    plain = [row.ratio for row in rows_of(database, batch_id)]
+    assert plan(database, PAIR, batch_id)
+    assert batch_damping(batch_of(database, batch_id)) is None
+    assert [row.ratio for row in rows_of(database, batch_id)] == plain
