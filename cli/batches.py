@@ -40,18 +40,27 @@ def watch(batch_id: str, as_json: bool, url: str | None, api_key: str | None) ->
 @click.argument("batch_id")
 @click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Default: stdout.")
 @click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write the error file here.")
+@click.option(
+    "--all", "whole", is_flag=True, help="Also the answers of the batches that it continues or is continued by."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
 @connection_options
 def results(
-    batch_id: str, output: Path | None, errors: Path | None, as_json: bool, url: str | None, api_key: str | None
+    batch_id: str,
+    output: Path | None,
+    errors: Path | None,
+    whole: bool,
+    as_json: bool,
+    url: str | None,
+    api_key: str | None,
 ) -> None:
     """Write a batch's results to a file, and its errors to another.
 
-    With --errors alone, only the errors are written.
+    With --errors alone, only the errors are written. With --all, the errors are what the last batch left unanswered.
     """
     from cli.follow import TERMINAL
     from cli.output import print_errors, print_json
-    from cli.results import STDOUT, check_paths, save
+    from cli.results import STDOUT, chain, check_paths, save
 
     if output is None and errors is None:
         output = STDOUT
@@ -61,11 +70,12 @@ def results(
         if batch["status"] == "failed":
             print_errors(batch)
             raise click.ClickException(f"batch {batch_id} failed its validation: it has no results")
+        *earlier, batch = chain(api, batch) if whole else [batch]
         if batch["status"] not in TERMINAL:
             raise click.ClickException(
-                f"batch {batch_id} is {batch['status']}; wait with `routebatch watch {batch_id}`"
+                f"batch {batch['id']} is {batch['status']}; wait with `routebatch watch {batch['id']}`"
             )
-        save(api, batch, output, errors)
+        save(api, batch, output, errors, earlier)
     if as_json:
         print_json(batch)
 

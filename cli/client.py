@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -122,6 +122,19 @@ class Api:
     def cancel(self, batch_id: str) -> Batch:
         with self._translated():
             return self._client.batches.cancel(batch_id).to_dict()
+
+    def go_on(self, batch_id: str, action: str, budget_usd: str | None, idempotency_key: str) -> Batch:
+        """Top up or retry a batch (`action`: top_up, retry); returns the batch that has the money."""
+        from openai.types import Batch as BatchObject
+
+        with self._translated():
+            found = self._client.post(  # the SDK has no method for what routing adds
+                f"/batches/{quote(batch_id, safe='')}/{action}",
+                cast_to=BatchObject,
+                body={} if budget_usd is None else {"budget_usd": budget_usd},
+                options={"headers": {"Idempotency-Key": idempotency_key}},
+            )
+            return found.to_dict()
 
     def batches(self, limit: int) -> list[Batch]:
         """The newest batches, page by page."""

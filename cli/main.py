@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "results": ("cli.batches", "results", "Write a batch's results to a file."),
     "list": ("cli.batches", "list_batches", "List your batches."),
     "cancel": ("cli.batches", "cancel", "Cancel a batch."),
+    "retry": ("cli.more_money", "retry", "Ask again what a batch left unanswered."),
+    "top-up": ("cli.more_money", "top_up", "Add dollars to a batch's budget."),
     # operator commands: the database
     "up": ("cli.stack", "up", "Run the whole stack on this machine."),
     "down": ("cli.stack", "down", "Stop the stack of a state directory."),

@@ -90,6 +90,7 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
     for name in ("paused", "unscored"):
         if routing.get(f"{name}_reason"):
             rows.append((f"why {name}", routing[f"{name}_reason"]))
+    rows += [(name.replace("_", " "), routing[name]) for name in ("continues", "continued_by") if routing.get(name)]
     models = routing.get("models") or {}
     answered = sum(models.values())
     rows += [(f"by {model}", share(count, answered)) for model, count in sorted(models.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,24 +17,40 @@ from cli.client import Api, Batch
 STDOUT = Path("-")
 
 
-def save(api: Api, batch: Batch, output: Path | None, errors: Path | None) -> None:
-    """Write the files that are wanted; a batch without such lines gives an empty file."""
-    for path, file_id, missing in (
-        (output, batch.get("output_file_id"), "no request was answered"),
-        (errors, batch.get("error_file_id"), "no request failed"),
+def save(api: Api, batch: Batch, output: Path | None, errors: Path | None, earlier: Sequence[Batch] = ()) -> None:
+    """Write the files that are wanted; a batch without such lines gives an empty file.
+
+    `earlier`: the batches that it continues; their answers come first.
+    """
+    answers = [found["output_file_id"] for found in (*earlier, batch) if found.get("output_file_id")]
+    failures = [batch["error_file_id"]] if batch.get("error_file_id") else []
+    for path, file_ids, missing in (
+        (output, answers, "no request was answered"),
+        (errors, failures, "no request failed"),
     ):
         if path is None:
             continue
         try:
             with writing(path) as stream:
-                if file_id:
+                for file_id in file_ids:
                     api.download(file_id, stream)
         except BrokenPipeError:
             raise  # click's business: whoever read our output has seen enough
         except OSError as error:
             raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from error
         if path != STDOUT:
-            click.echo(f"wrote {path}" if file_id else f"wrote {path}, empty: {missing}", err=True)
+            click.echo(f"wrote {path}" if file_ids else f"wrote {path}, empty: {missing}", err=True)
+
+
+def chain(api: Api, batch: Batch) -> list[Batch]:
+    """The batches that ask the same file's lines in turn, the first one first: what this one continues, and by whom it
+    is continued."""
+    found = [batch]
+    while before := (found[0].get("routing") or {}).get("continues"):
+        found.insert(0, api.batch(before))
+    while after := (found[-1].get("routing") or {}).get("continued_by"):
+        found.append(api.batch(after))
+    return found
 
 
 def check_paths(

@@ -73,6 +73,7 @@ def submit(
     FILE is an OpenAI batch file (JSONL), JSONL with {"prompt": ...} or {"messages": ...} a line, CSV with a `prompt`
     column, text with a prompt a line, or - for stdin. Prints the batch's id, or with --wait its summary.
     """
+    from cli.made import announce, see_through
     from cli.results import check_paths
 
     routing = routing_options(options)
@@ -83,8 +84,8 @@ def submit(
         with connected(url, api_key) as api:
             batch = _create(api, ready, completion_window, routing)
             if wait or output or errors:
-                _finish(api, batch, ready, output, errors, as_json)
-    _announce(batch, as_json)
+                see_through(api, batch, output, errors, as_json=as_json, source_line=ready.source_line)
+    announce(batch, as_json=as_json)
 
 
 def routing_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -111,36 +112,6 @@ def _create(api: Api, ready: Prepared, window: str, routing: dict[str, Any]) -> 
             with suppress(ApiError):
                 api.delete_file(file_id)  # refused for good: nothing will ever use it
         raise
-
-
-def _announce(batch: Batch, as_json: bool) -> None:
-    from cli.output import print_json
-
-    if as_json:
-        print_json(batch)
-    else:
-        click.echo(batch["id"])
-
-
-def _finish(api: Api, batch: Batch, ready: Prepared, output: Path | None, errors: Path | None, as_json: bool) -> None:
-    """Follow the batch to its end, write what is wanted, and exit by how it ended."""
-    from cli.follow import exit_code, follow
-    from cli.output import print_errors, print_json, print_summary
-    from cli.results import STDOUT, save
-
-    click.echo(f"batch {batch['id']}", err=True)
-    batch = follow(api, batch["id"])
-    if batch["status"] == "failed":
-        print_errors(batch, ready.source_line)
-    else:
-        save(api, batch, output, errors)
-    if as_json:
-        print_json(batch)
-    else:
-        print_summary(batch, stderr=STDOUT in (output, errors))
-        if batch["error_file_id"] and errors is None:
-            click.echo(f"the errors: routebatch results {batch['id']} --errors FILE", err=True)
-    raise SystemExit(exit_code(batch))
 
 
 @contextmanager

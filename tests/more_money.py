@@ -8,6 +8,7 @@ from openai import OpenAI
 from openai.types import Batch
 from sqlalchemy import text
 
+from routing_service.batches.finish import finish
 from routing_service.batches.ingest import ingest
 from routing_service.pricing import price_book
 from tests.api_server import Api
@@ -62,11 +63,11 @@ def end(api: Api, batch_id: str, answered: int) -> None:
         " 'unaffordable' end as request_state), response = case when line <= :n then '{}' end, status_code = case"
         " when line <= :n then 200 end, model = case when line <= :n then 'weak' end, reason = 'plan'"
         " where batch_id = :id",
-        "update batches set state = 'completed', completed_at = now(), succeeded = :n, failed = total - :n,"
-        " floor_nano = 0 where id = :id",
+        "update batches set succeeded = :n, failed = total - :n, floor_nano = 0 where id = :id",
         "update budgets set settled_nano = least(limit_nano, :spent) where batch_id = :id",
     )
     with api.database.transaction() as session:
         for statement in statements:
             session.execute(text(statement), values)
+    assert finish(api.database, batch_id)
     api.publisher.events.clear()
