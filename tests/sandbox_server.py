@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -56,3 +58,15 @@ def run_sandbox(**options: Any) -> Iterator[Sandbox]:
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
+
+
+@contextmanager
+def sandbox_process(*options: str) -> Iterator[str]:
+    """`routebatch sandbox` as a process of its own, with these options; its base URL."""
+    command = [sys.executable, "-c", "from cli.main import main; main()", "sandbox", "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()

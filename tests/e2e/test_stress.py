@@ -1,0 +1,28 @@
+"""Eight dispatch processes, killed at random, an upstream that errs, budgets that bind: the money is kept all the same.
+
+`python -m benchmarks.stress` does the same with many more requests.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from routing_service.db import Database
+from tests.stress import Stress, fight
+from tests.stress_account import account
+
+STRESS = Stress(requests=800, kills=6, seed=4, latency_ms=15, seconds=240)
+
+
+def test_kills_and_faults_lose_no_line_and_no_nano_dollar(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    sys.stdout.write(f"{STRESS}\n")  # shown if this fails
+    fought = fight(database, database_url, tmp_path, STRESS)
+    found = account(database, fought)
+    assert found.wrong == []
+    assert len(fought.kills) == STRESS.kills
+    assert found.causes["unknown: worker_lost"] > 0
+    assert found.attempts.keys() == {"usage", "estimated", "unknown", "refused"}
+    assert found.causes["line: budget_exhausted"] > 0  # it bound
