@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import text
 
@@ -26,25 +26,47 @@ SETTLED_AT_ONCE = 16
 Answers = Callable[[Ticket], Usage]  # what a call uses
 
 
+class Answered:
+    """Settles tickets by the usage that each has. Returns the batches that are due for a new cut."""
+
+    def __init__(self, database: Database, settings: Settings, usage: Answers) -> None:
+        self._database, self._policy, self._usage = database, RetryPolicy.of(settings.dispatch), usage
+        self._rng = random.Random(0)
+
+    def __call__(self, tickets: Sequence[Ticket]) -> list[str]:
+        with self._database.transaction() as session:
+            settle(session, [_result(t, self._usage(t)) for t in tickets], self._policy, self._rng)
+            return take_due(session, sorted({ticket.batch_id for ticket in tickets}))
+
+
+def claimed(
+    database: Database, settings: Settings, pump_id: int, batch_id: str, slots: dict[str, int] | None = None
+) -> list[Ticket]:
+    """A bite of the batch, for 64 free slots a model unless told otherwise."""
+    free = dict.fromkeys(settings.models, 64) if slots is None else slots
+    with database.transaction() as session:
+        return claim(session, settings, price_book(settings), pump_id, batch_id, free).tickets
+
+
 def run_out(database: Database, settings: Settings, batch_id: str, usage: Answers, in_flight: int = 64) -> None:
     """Dispatch the planned batch until nothing is left to claim, with so many calls in flight a model."""
     pump = lease.open_lease(database, 3600)
-    prices, policy, rng = price_book(settings), RetryPolicy.of(settings.dispatch), random.Random(0)
+    settled = Answered(database, settings, usage)
     flying: deque[Ticket] = deque()
+    idle = False
     while True:
         slots = {key: in_flight - sum(t.model == key for t in flying) for key in settings.models}
-        with database.transaction() as session:
-            got = claim(session, settings, prices, pump.pump_id, batch_id, slots)
-        flying += got.tickets
+        got = claimed(database, settings, pump.pump_id, batch_id, slots)
+        flying += got
         if not flying:
-            return
-        if got.tickets and len(flying) < in_flight:
+            if idle:
+                return
+            idle = True  # what a claim in vain has changed shows in the next one
             continue
-        done = [flying.popleft() for _ in range(min(SETTLED_AT_ONCE, len(flying)))]
-        with database.transaction() as session:
-            settle(session, [_result(ticket, usage(ticket)) for ticket in done], policy, rng)
-            due = take_due(session, [batch_id])
-        for moved in due:
+        idle = False
+        if got and len(flying) < in_flight:
+            continue
+        for moved in settled([flying.popleft() for _ in range(min(SETTLED_AT_ONCE, len(flying)))]):
             replan(database, settings, moved)
 
 

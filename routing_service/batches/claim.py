@@ -36,6 +36,7 @@ from routing_service.batches.claim_rows import (
 )
 from routing_service.batches.pausing import pause_for_budget, pause_for_models
 from routing_service.batches.planned_models import planned_models
+from routing_service.batches.probing import Probing, end_probing
 from routing_service.models import Reason
 from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
@@ -85,16 +86,32 @@ def claim(
     if pause_for_models(session, batch_id, plan.candidates, settings):
         return result
     slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
-    rows = candidates(session, plan, settings.dispatch.bite, slots)
-    if not rows:
-        return result
-    balances = ledger.lock_budgets(session, budget_ids(session, batch_id))
+    probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
+    open_slots = probing.within(slots) if probing else slots
+    rows = candidates(session, plan, settings.dispatch.bite, open_slots)
+    if rows:
+        _take(session, settings, prices, pump_id, plan, rows, open_slots, result)
+    if probing and not result.tickets and probing.in_vain(slots, cut=plan.is_corrected):
+        end_probing(session, plan.batch_id)
+    return result
+
+
+def _take(
+    session: Session,
+    settings: Settings,
+    prices: PriceBook,
+    pump_id: int,
+    plan: Plan,
+    rows: list[Row[Any]],
+    slots: dict[str, int],
+    result: Claim,
+) -> None:
+    balances = ledger.lock_budgets(session, budget_ids(session, plan.batch_id))
     planned = planned_models(rows, plan, settings, prices)
     taking = _Taking(settings, prices, plan, planned, balances, slots, result)
     for row in rows:
         taking.consider(row)
     _write(session, pump_id, plan, taking, [b.budget_id for b in balances])
-    return result
 
 
 class _Taking:
@@ -138,7 +155,7 @@ class _Taking:
             return
         elif self._fits(choice):
             self._take(choice)
-        elif self.in_flight or self.took_strong:
+        elif self.in_flight or self.took_strong or self.plan.probes:
             self.result.waiting = True
         else:
             self._downgrade(choice)
@@ -159,7 +176,7 @@ class _Taking:
     def _fits(self, choice: Choice) -> bool:
         """Whether the worst case can be reserved; a model above the cheapest must leave the floor of all others."""
         kept = 0 if choice.model == self.plan.cheapest else max(0, self.floor - choice.row.floor_nano)
-        return choice.worst_nano + kept <= self.headroom
+        return choice.worst_nano + int(kept * self.plan.floor_factor) <= self.headroom
 
     def _take(self, choice: Choice) -> None:
         self.chosen.append(choice)

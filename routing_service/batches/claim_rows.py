@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
+from routing_service.batches.reserve import Edge
 from routing_service.errors import LeaseLostError
 from routing_service.models import Reason, RequestState
 from routing_service.planning import Damping
@@ -31,6 +32,10 @@ class Plan:
     shadow_price: float
     cut_line: int
     floor_nano: int
+    floor_factor: float  # what the floor really costs over what it holds
+    probes: int | None
+    reserve: Edge | None
+    is_corrected: bool  # it was cut anew by what answers cost
     router_version_id: int | None
 
     @property
@@ -57,6 +62,7 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
     row = session.execute(
         text(
             "select id, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price, cut_line, floor_nano,"
+            " floor_factor, probes, reserve_ratio, reserve_line, cost_factors is not null as is_corrected,"
             " router_version_id from batches where id = :id and state = 'in_progress' and planned_at is not null"
             " and paused is null and expires_at > now() for no key update"
         ),
@@ -74,6 +80,10 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         row.shadow_price,
         row.cut_line,
         row.floor_nano,
+        row.floor_factor,
+        row.probes,
+        None if row.reserve_ratio is None else Edge(row.reserve_ratio, row.reserve_line),
+        row.is_corrected,
         row.router_version_id,
     )
 
@@ -88,6 +98,10 @@ from requests where batch_id = :id and state = 'scored' and (not_before is null 
 order by ratio {direction}, line {direction} limit :limit for update skip locked
 """
 
+_ANY_UPGRADED = text(
+    f"select exists (select from requests where batch_id = :id and state = 'scored' and {_UPGRADED})"  # noqa: S608
+)
+
 
 def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]) -> list[Row[Any]]:
     """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model."""
@@ -101,6 +115,8 @@ def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]
     # The weak end also holds what is pinned to models outside the plan.
     weak = min(bite, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
+        if plan.reserve and not plan.probes and (rows or session.scalar(_ANY_UPGRADED, values)):
+            values |= {"price": plan.reserve.ratio, "cut": plan.reserve.line}
         query = text(_ROWS.format(side=_KEPT, direction="asc"))
         rows += session.execute(query, values | {"limit": weak}).all()
     return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,12 @@ def expected_tokens(models: Mapping[str, LengthModel], prompts: Sequence[str]) -
     except Exception:
         log.exception("output lengths of %d prompts cannot be predicted", len(prompts))
         return {}
+
+
+def without_fit(session: Session, settings: Settings, models: Iterable[str]) -> list[str]:
+    """Those of the models whose output lengths are nothing but the configured prior."""
+    fitted = {row.model for row in session.execute(_IN_FORCE) if _is_configured(row, settings)}
+    return [model for model in models if model not in fitted]
 
 
 def with_learned_priors(session: Session, settings: Settings) -> Settings:

@@ -12,11 +12,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from routing_service.batches.pausing import pause_for_models
+from routing_service.batches.probing import probes_for
 from routing_service.batches.ranking import BY_COST, expected_costs
+from routing_service.batches.reserve import edge_of_reserve, store_reserve
 from routing_service.batches.scored import Scored, read_scored, write_ratios
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
-from routing_service.planning import Damping, Floats, Plan, Ranking, damping_of, steps
+from routing_service.planning import NEVER, Damping, Floats, Plan, Ranking, damping_of, steps
 from routing_service.pricing import price_book
 from routing_service.settings import Settings
 
@@ -47,14 +49,22 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         batch.cut_line = made.cut_line
         batch.expected_gain = made.expected_gain
         batch.expected_cost_nano = made.expected_cost
+        batch.probes = probes_for(session, batch, settings)
+        if batch.options.get("mode", "plan") == "plan":
+            store_reserve(batch, edge_of_reserve(table, _ratios(table, step), made))
         batch.planned_at = now
         return True
 
 
 def _store_damping(session: Session, batch: Batch, damping: Damping, table: Scored, step: Floats) -> None:
     batch.cost_power, batch.mean_extra_nano = damping.power, list(damping.mean)
+    write_ratios(session, batch.id, table.line, _ratios(table, step))
+
+
+def _ratios(table: Scored, step: Floats) -> Floats:
+    """What requests are claimed by: their first step; what is pinned or never upgraded stays where it is."""
     kept = table.pinned | ~np.isfinite(table.ratio)
-    write_ratios(session, batch.id, table.line, np.where(kept, table.ratio, step[:, 1:].max(axis=1)))
+    return np.where(kept, table.ratio, step[:, 1:].max(axis=1, initial=NEVER))
 
 
 def _open_ranges(session: Session, batch_id: str) -> bool:

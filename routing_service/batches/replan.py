@@ -1,28 +1,35 @@
 """Re-plan: as answers come in, what is left of a batch is cut again by what answers really cost.
 
-The expected costs of the first plan rest on a prior of output lengths. Each model's error so far (settled over
-expected cost of its finished requests, shrunk towards 1 while they are few) corrects the costs of the rest; the ranking
-stays, only its cut moves. Upgrades while money allows, downgrades before it runs out. The batch's expected cost and
-gain become those of the whole batch under the new cut: settled, in flight, and what is left.
+The expected costs of the first plan rest on predicted output lengths, or on a prior. Each model's error so far (settled
+over expected cost of its finished requests, shrunk towards 1 while they are few; of a model that has not answered yet,
+the error of the others) corrects the costs of the rest and the floor that is kept for them; the ranking stays, only
+its cut moves. Upgrades while money allows, downgrades before it runs out. The batch's expected cost and gain become
+those of the whole batch under the new cut: settled, in flight, and what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service.batches.plan import batch_damping, cut, still_in_progress
+from routing_service.batches.probing import Probing, ready_to_cut
 from routing_service.batches.ranking import BY_COST
+from routing_service.batches.reserve import edge_of_reserve, store_reserve
 from routing_service.batches.scored import Scored, read_scored
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
+from routing_service.planning import Floats
 from routing_service.settings import Settings
 
-PRIOR_REQUESTS = 5  # of so many finished requests the prior weighs as much as what was seen
+DRIFT = 0.05  # of a batch's expected cost
+LEAST_FACTOR = 1e-3
+PRIOR_REQUESTS = 0.25  # worth of the prior: it is off by a factor of e ** 2, an answer from the mean by one of e
 
 
 def replan(database: Database, settings: Settings, batch_id: str) -> bool:
@@ -39,6 +46,9 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         mode = batch.options.get("mode", "plan")
         if mode not in BY_COST or len(batch.candidates) < 2:
             return False
+        probing = Probing.of(session, batch_id, batch.candidates, batch.probes) if batch.probes else None
+        if probing is not None and not probing.ready():
+            return False
         table = read_scored(session, batch, settings)
         if not len(table) or not still_in_progress(session, batch):
             return False
@@ -48,30 +58,41 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         corrected = _corrected(table, sent.factors, batch, settings)
         made = cut(corrected, step, spent.available_nano, batch, settings)
         batch.shadow_price, batch.cut_line = made.shadow_price, made.cut_line
+        store_reserve(batch, edge_of_reserve(table, table.ratio, made))
         batch.expected_cost_nano = spent.nano + made.expected_cost
         batch.expected_gain = sent.gain + made.expected_gain
+        batch.cost_factors = [sent.factors[model] for model in batch.candidates]
+        batch.floor_factor = _floor_factor(table, sent, settings)
+        if probing is not None and probing.over():
+            batch.probes = None
         return True
 
 
 def take_due(session: Session, batch_ids: Sequence[str]) -> list[str]:
-    """Of the batches, those whose finished requests make a new cut worthwhile: once for each 5 % of a batch."""
+    """Of the batches, those that are worth a new cut: once for each 5 % of a batch's requests, and whenever what
+    answers cost has drifted from what was expected by 5 % of the whole batch's expected cost; once its probes are in,
+    while a batch probes."""
     query = text(
-        "update batches set replan_at = succeeded + failed + greatest(16, total / 20) where id = any(:ids)"
-        " and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan' and cardinality(candidates) > 1"
-        " and replan_at <= succeeded + failed and succeeded > 0 and succeeded + failed < total returning id"
+        "update batches set replan_at = succeeded + failed + greatest(16, total / 20), drift_nano = 0"
+        " where id = any(:ids) and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan'"
+        " and cardinality(candidates) > 1 and probes is null and succeeded > 0 and succeeded + failed < total"
+        " and (replan_at <= succeeded + failed or abs(drift_nano) > :drift * expected_cost_nano) returning id"
     )
-    return list(session.scalars(query, {"ids": list(batch_ids)}))
+    due = list(session.scalars(query, {"ids": list(batch_ids), "drift": DRIFT}))
+    return due + ready_to_cut(session, batch_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
     """What is known of a batch's requests that were answered or are in flight.
 
-    `factors`: by candidate, what its answers cost over what they were expected to. `flying_nano`: what the calls in
-    flight will probably cost, by that. `gain`: what their being sent where they were sent is expected to gain.
+    `factors`: by candidate, what its answers cost over what they were expected to; `answers`: on how many that rests.
+    `flying_nano`: what the calls in flight will probably cost, by that. `gain`: what their being sent where they were
+    sent is expected to gain.
     """
 
     factors: dict[str, float]
+    answers: dict[str, int]
     flying_nano: int
     gain: float
 
@@ -87,13 +108,19 @@ _SENT = text(
 
 def _sent(session: Session, batch: Batch) -> _Sent:
     rows = session.execute(_SENT, {"id": batch.id, "models": batch.candidates}).all()
-    factors = dict.fromkeys(batch.candidates, 1.0)
-    for row in rows:
-        if row.state == "succeeded" and row.model in factors and row.expected:
-            prior = float(row.expected) / row.requests * PRIOR_REQUESTS
-            factors[row.model] = (float(row.settled) + prior) / (float(row.expected) + prior)
+    answered = [r for r in rows if r.state == "succeeded" and r.model in batch.candidates and r.expected]
+    factors = {row.model: _factor(row) for row in answered}
+    others = sum(factors.values()) / len(factors) if factors else 1.0
+    factors = {model: factors.get(model, others) for model in batch.candidates}
     flying = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")
-    return _Sent(factors, int(flying), sum(row.gain or 0.0 for row in rows))
+    answers = {row.model: row.requests for row in answered}
+    return _Sent(factors, answers, int(flying), sum(row.gain or 0.0 for row in rows))
+
+
+def _factor(row: Any) -> float:
+    """Settled over expected cost of a model's answers, its logarithm shrunk towards 0."""
+    ratio = max(float(row.settled) / float(row.expected), LEAST_FACTOR)
+    return float(ratio ** (row.requests / (row.requests + PRIOR_REQUESTS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +140,21 @@ def _spent(session: Session, batch: Batch, sent: _Sent) -> _Spent:
 
 def _corrected(table: Scored, factors: dict[str, float], batch: Batch, settings: Settings) -> Scored:
     """The same requests with costs as answers have shown them; what is pinned by the factor of its own model."""
-    by_model = np.array([factors.get(key, 1.0) for key in ("", *settings.models)])
     by_candidate = np.array([factors[key] for key in batch.candidates])
-    factor = np.where(table.pinned[:, None], by_model[table.model][:, None], by_candidate)
+    own = _own_factors(table, factors, settings)
+    factor = np.where(table.pinned[:, None], own[:, None], by_candidate)
     return replace(table, cost=(table.cost * factor).astype(np.int64))
+
+
+def _floor_factor(table: Scored, sent: _Sent, settings: Settings) -> float:
+    """What the floor of the rest really costs over what it holds: a standard error above what was seen."""
+    careful = {model: f * (1 + 1 / max(1, sent.answers.get(model, 0)) ** 0.5) for model, f in sent.factors.items()}
+    held = int(table.floor.sum())
+    return float((table.floor * _own_factors(table, careful, settings)).sum() / held) if held else 1.0
+
+
+def _own_factors(table: Scored, factors: dict[str, float], settings: Settings) -> Floats:
+    """Of the model that each request's floor counts, shape (n,)."""
+    by_model = np.array([factors.get(key, 1.0) for key in ("", *settings.models)])
+    found: Floats = by_model[table.model]
+    return found

@@ -45,7 +45,7 @@ def settle(session: Session, results: Sequence[Result], policy: RetryPolicy, rng
     _write_failures(session, ends, costs)
     again = [r for r in fresh if not r.outcome.answered and policy.again(r.outcome, r.number)]
     _write_retries(session, again, costs, [policy.delay_s(r.outcome, r.number, rng) for r in again])
-    _count(session, fresh, again)
+    _count(session, fresh, again, costs)
     return _ripe(session, batch_ids)
 
 
@@ -93,15 +93,21 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
 
 
 def _write_answers(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
+    """Write the answers, and how far their costs are from what the plan expected of them."""
     answered = [r for r in results if r.outcome.answered]
     if not answered:
         return
     session.execute(
         text(
-            "update requests q set state = 'succeeded', pump_id = null, finished_at = now(), status_code = 200,"
-            " response = t.r, request_id = t.i, cost_nano = q.cost_nano + t.n from unnest(cast(:b as text[]),"
-            " cast(:l as int[]), cast(:r as text[]), cast(:i as text[]), cast(:n as bigint[])) as t(b, l, r, i, n)"
-            " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
+            "with done as (update requests q set state = 'succeeded', pump_id = null, finished_at = now(),"
+            " status_code = 200, response = t.r, request_id = t.i, cost_nano = q.cost_nano + t.n from"
+            " unnest(cast(:b as text[]), cast(:l as int[]), cast(:r as text[]), cast(:i as text[]),"
+            " cast(:n as bigint[])) as t(b, l, r, i, n) where q.batch_id = t.b and q.line = t.l"
+            " and q.state = 'dispatching' returning q.batch_id, q.model, t.n, q.expected_cost_nano),"
+            " drift as (select b.id, sum(d.n - coalesce(d.expected_cost_nano[p.at] * coalesce(b.cost_factors[p.at], 1),"
+            " d.n)) as nano from done d join batches b on b.id = d.batch_id cross join lateral"
+            " (select array_position(b.candidates, d.model) as at) p group by b.id)"
+            " update batches b set drift_nano = b.drift_nano + cast(t.nano as bigint) from drift t where b.id = t.id"
         ),
         {
             "b": [r.batch_id for r in answered],
@@ -159,20 +165,27 @@ def _write_retries(
     )
 
 
-def _count(session: Session, fresh: Sequence[Result], again: Sequence[Result]) -> None:
+def _count(session: Session, fresh: Sequence[Result], again: Sequence[Result], costs: dict[int, int]) -> None:
     """Bring the batches' counters up to date; a request that is tried again goes back under its batch's floor."""
     retried = {(r.batch_id, r.line) for r in again}
     for batch_id in {r.batch_id for r in fresh}:
         mine = [r for r in fresh if r.batch_id == batch_id]
         succeeded = sum(r.outcome.answered for r in mine)
         lines = [line for owner, line in retried if owner == batch_id]
+        lost = sum(costs[r.attempt_id] for r in mine if not r.outcome.answered)
         session.execute(
             text(
-                "update batches set succeeded = succeeded + :succeeded, failed = failed + :failed, floor_nano ="
-                " floor_nano + (select coalesce(sum(floor_nano), 0) from requests where batch_id = :id"
-                " and line = any(:lines)) where id = :id"
+                "update batches set succeeded = succeeded + :succeeded, failed = failed + :failed,"
+                " drift_nano = drift_nano + :lost, floor_nano = floor_nano + (select coalesce(sum(floor_nano), 0)"
+                " from requests where batch_id = :id and line = any(:lines)) where id = :id"
             ),
-            {"succeeded": succeeded, "failed": len(mine) - succeeded - len(lines), "lines": lines, "id": batch_id},
+            {
+                "succeeded": succeeded,
+                "failed": len(mine) - succeeded - len(lines),
+                "lost": lost,
+                "lines": lines,
+                "id": batch_id,
+            },
         )
 
 

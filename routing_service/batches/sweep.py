@@ -33,7 +33,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
     with database.transaction() as session:
         resume_with_models(session, settings)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
-        plans = _stale_batches(session, _ALL_SCORED, after_s)
+        plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
         ranges = _stale_ranges(session, after_s)
         waiting = session.scalar(text(_DISPATCHABLE))
@@ -53,6 +53,7 @@ _ALL_SCORED = (
     "state = 'in_progress' and planned_at is null and not exists"
     " (select from score_ranges r where r.batch_id = batches.id and r.done_at is null)"
 )
+_PROBING = "state = 'in_progress' and planned_at is not null and probes is not null and paused is null"
 _RIPE = (
     "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
     " or (state = 'in_progress' and total > 0 and succeeded + failed = total)"

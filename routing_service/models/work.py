@@ -112,6 +112,12 @@ class Batch(Base):
     shadow_price: Mapped[float | None] = mapped_column(Double)  # gain per dollar
     cut_line: Mapped[int | None]
     replan_at: Mapped[int] = mapped_column(server_default="0")  # so many finished requests make a new cut worthwhile
+    probes: Mapped[int | None] = mapped_column(SmallInteger)  # calls to each candidate before the rest; see probing
+    cost_factors: Mapped[list[float] | None] = mapped_column(ARRAY(Double))  # settled / expected cost, by candidate
+    floor_factor: Mapped[float] = mapped_column(Double, server_default="1")  # the same of what the floor holds
+    reserve_ratio: Mapped[float | None] = mapped_column(Double)  # the last line of the cheap ones kept back
+    reserve_line: Mapped[int | None]
+    drift_nano: Mapped[Nano] = mapped_column(server_default="0")  # settled less expected since the last cut
     expected_gain: Mapped[float | None] = mapped_column(Double)
     expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     unscored: Mapped[bool] = mapped_column(server_default=text("false"))

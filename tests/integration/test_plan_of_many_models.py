@@ -79,6 +79,8 @@ def test_every_claimed_request_goes_to_the_model_that_the_plan_chose(database: D
     step = steps(cost, quality, batch_damping(batch))
     ranking = Ranking.of(cost, quality, [row.line for row in rows], step)
     models = ranking.within(int(batch.expected_cost_nano or 0)).model
+    with database.transaction() as session:
+        session.execute(text("update batches set probes = null, reserve_ratio = null, reserve_line = null"))
     found = claimed(database, batch_id)
     assert len(found) > 30
     assert len(set(found.values())) == 3

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import select, text
 
 from routing_service.batches.lease import open_lease
+from routing_service.batches.probing import end_probing
 from routing_service.batches.replan import PRIOR_REQUESTS, replan, take_due
 from routing_service.db import Database
 from routing_service.models import Batch, Request
+from routing_service.settings import Settings
 from tests.factories import chat_line, make_settings, planned_batch
 from tests.reading import batch_of, upgraded
 
 SETTINGS = make_settings(score={"range_lines": 50})
 
 
+def known_batch(database: Database, content: int | list[Any], settings: Settings, **columns: Any) -> str:
+    """A planned batch whose probes are in."""
+    batch_id = planned_batch(database, content, settings, **columns)
+    with database.transaction() as session:
+        end_probing(session, batch_id)
+    return batch_id
+
+
 def test_a_replan_spends_what_shorter_answers_left_over(database: Database) -> None:
     """Answers cost half of what was expected: about twice as many of the rest are upgraded, within the budget."""
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
+    batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=0.5, lines=100)
     assert replan(database, SETTINGS, batch_id)
@@ -35,7 +47,7 @@ def test_a_replan_spends_what_shorter_answers_left_over(database: Database) -> N
 
 
 def test_a_replan_downgrades_before_the_money_runs_out(database: Database) -> None:
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
+    batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=1.5, lines=60)
     assert replan(database, SETTINGS, batch_id)
@@ -45,7 +57,7 @@ def test_a_replan_downgrades_before_the_money_runs_out(database: Database) -> No
 
 def test_after_a_replan_the_expected_totals_are_those_of_the_whole_batch_under_the_new_cut(database: Database) -> None:
     """What is settled, what the calls in flight will probably cost, and what the new cut expects of the rest."""
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
+    batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=0.5, lines=100)
     _send(database, before, lines=(101, 120))
@@ -58,7 +70,7 @@ def test_after_a_replan_the_expected_totals_are_those_of_the_whole_batch_under_t
     cost = sum(row.cost_nano for row in rows)
     for model, mine in (("weak", [row for row in rows if row not in strong]), ("strong", strong)):
         answered = sum(row.state == "succeeded" for row in mine)
-        factor = (0.5 * answered + PRIOR_REQUESTS) / (answered + PRIOR_REQUESTS)
+        factor = 0.5 ** (answered / (answered + PRIOR_REQUESTS))
         costs = [(row.expected_cost_nano or [0, 0])[model == "strong"] for row in mine if row.state != "succeeded"]
         cost += round(factor * sum(costs))
     assert after.expected_cost_nano == pytest.approx(cost, rel=1e-3)
@@ -70,7 +82,7 @@ def test_after_a_replan_the_expected_totals_are_those_of_the_whole_batch_under_t
 
 def test_a_pinned_line_in_flight_adds_its_cost_and_no_gain(database: Database) -> None:
     pins = [chat_line(f"p{n}", routing={"model": "strong"}) for n in range(4)]
-    batch_id = planned_batch(database, [*pins, *(chat_line(f"a{n}") for n in range(20))], SETTINGS)
+    batch_id = known_batch(database, [*pins, *(chat_line(f"a{n}") for n in range(20))], SETTINGS)
     before = batch_of(database, batch_id)
     _send(database, before, lines=(1, 4))
     assert replan(database, SETTINGS, batch_id)
@@ -81,13 +93,13 @@ def test_a_pinned_line_in_flight_adds_its_cost_and_no_gain(database: Database) -
 
 def test_only_a_plan_for_a_budget_is_made_anew(database: Database) -> None:
     options = {"mode": "share", "strong_share": 0.3}
-    batch_id = planned_batch(database, 60, SETTINGS, budget_nano=10**10, options=options)
+    batch_id = known_batch(database, 60, SETTINGS, budget_nano=10**10, options=options)
     assert not replan(database, SETTINGS, batch_id)
     assert not replan(database, SETTINGS, "batch_of_nobody")
 
 
 def test_a_new_cut_falls_due_once_for_each_twentieth_of_a_batch(database: Database) -> None:
-    batch_id = planned_batch(database, 400, SETTINGS, budget_nano=600_000_000)
+    batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     due = []
     for succeeded in (0, 1, 10, 21, 22, 60, 399, 400):
         with database.transaction() as session:
