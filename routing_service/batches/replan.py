@@ -46,9 +46,6 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         mode = batch.options.get("mode", "plan")
         if mode not in BY_COST or len(batch.candidates) < 2:
             return False
-        probing = Probing.of(session, batch_id, batch.candidates, batch.probes) if batch.probes else None
-        if probing is not None and not probing.ready():
-            return False
         table = read_scored(session, batch, settings)
         if not len(table) or not still_in_progress(session, batch):
             return False
@@ -61,9 +58,9 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         store_reserve(batch, edge_of_reserve(table, table.ratio, made))
         batch.expected_cost_nano = spent.nano + made.expected_cost
         batch.expected_gain = sent.gain + made.expected_gain
-        batch.cost_factors = [sent.factors[model] for model in batch.candidates]
+        batch.cost_factors = [sent.factors[model] for model in batch.candidates] if sent.answers else None
         batch.floor_factor = _floor_factor(table, sent, settings)
-        if probing is not None and probing.over():
+        if batch.probes and Probing.of(session, batch_id, batch.candidates, batch.probes).over():
             batch.probes = None
         return True
 

@@ -108,7 +108,7 @@ def test_money_that_is_added_buys_upgrades(database: Database, options: dict[str
 def test_where_the_announcement_is_lost_the_next_answer_makes_the_new_cut_due(database: Database) -> None:
     batch_id = planned_batch(database, 200, SETTINGS, budget_nano=300_000_000)
     with database.transaction() as session:
-        session.execute(text("update batches set succeeded = 100, replan_at = 110"))
+        session.execute(text("update batches set succeeded = 100, replan_at = 110, probes = null"))
     add(database, batch_id, "0.4")
     with database.transaction() as session:
         assert take_due(session, [batch_id]) == [batch_id]
