@@ -6,6 +6,7 @@ audio, files, hosted tools, service tiers, predictions, parameters nobody knows 
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -124,6 +125,21 @@ def upstream_body(body: dict[str, Any], model: ModelSettings) -> dict[str, Any]:
     sent["model"] = model.name
     sent[model.cap_parameter] = min(output_cap(body) or model.max_output_tokens, model.max_output_tokens)
     return sent
+
+
+def call_digest(body: dict[str, Any]) -> bytes:
+    """16 bytes that two bodies share only if the same call is sent to a model for both.
+
+    The order of the body's own keys and of a message's does not count; that of a schema's does: answers follow it.
+    """
+    sent = {key: value for key, value in sorted(body.items()) if key not in _NOT_FORWARDED and value is not None}
+    messages = orjson.dumps(sent.pop("messages"), option=orjson.OPT_SORT_KEYS)
+    return blake2b(orjson.dumps([sent, output_cap(body)]) + messages, digest_size=16).digest()
+
+
+def is_deterministic(body: dict[str, Any]) -> bool:
+    """Whether the client asks for the same answer each time: temperature 0."""
+    return type(body.get("temperature")) in (int, float) and body["temperature"] == 0
 
 
 def _unsupported(param: str, message: str | None = None) -> LineError:

@@ -11,9 +11,11 @@ import orjson
 
 from routing_service.body import (
     LineError,
+    call_digest,
     check_body,
     choices,
     input_bytes,
+    is_deterministic,
     output_cap,
     prompt_text,
     shown,
@@ -27,6 +29,7 @@ ENDPOINT = "/v1/chat/completions"
 AUTO = "routebatch-auto"  # the batch decides
 MAX_CUSTOM_ID = 512
 MAX_COST_USD = 1_000_000
+DETERMINISTIC, SHARED = "deterministic", ("batch",)  # values of `dedupe`: which answers may serve other lines
 DEEPEST_JSON = 200  # what the JSON library can write again, with room to spare
 
 _LINE_KEYS = frozenset(("custom_id", "method", "url", "body", "routing"))
@@ -48,10 +51,14 @@ class Line:
     input_bytes: int
     output_cap: int | None
     choices: int
+    call: bytes | None = None  # `call_digest` of its body, where its answer may serve others as well
 
 
-def parse_line(raw: bytes, settings: Settings) -> Line:
-    """Check one line, without its line break. LineError names code, message and parameter of the first fault."""
+def parse_line(raw: bytes, settings: Settings, dedupe: str = "off") -> Line:
+    """Check one line, without its line break. LineError names code, message and parameter of the first fault.
+
+    `dedupe`: the batch's option of that name.
+    """
     if len(raw) > settings.limits.max_line_bytes:
         raise line_too_long(settings)
     record = _load(raw, settings.limits.max_json_depth)
@@ -73,6 +80,7 @@ def parse_line(raw: bytes, settings: Settings) -> Line:
         input_bytes=input_bytes(body),
         output_cap=output_cap(body),
         choices=choices(body),
+        call=call_digest(body) if dedupe in SHARED or (dedupe == DETERMINISTIC and is_deterministic(body)) else None,
     )
 
 

@@ -47,7 +47,7 @@ _ROUTING = _concat(
     """'{"model":'""",
     _json("q.model"),
     """',"win_rate":'""",
-    _json("q.win_rate"),
+    _json("coalesce(q.win_rate, f.win_rate)"),
     """',"gain":'""",
     _json("d.gain"),
     """',"reason":'""",
@@ -86,23 +86,26 @@ def _response(body: str) -> str:
     )
 
 
-_OUTPUT_LINE = _concat(_HEAD, _response("q.response"), """',"error":null}'""")
+_OUTPUT_LINE = _concat(_HEAD, _response("coalesce(q.response, f.response)"), """',"error":null}'""")
 _ERROR_LINE = _concat(
     _HEAD,
     "case when q.state = 'failed' and q.status_code is not null then "
-    + _concat(_response(f"coalesce(q.response, {_NO_BODY})"), """',"error":null}'""")
+    + _concat(_response(f"coalesce(q.response, f.response, {_NO_BODY})"), """',"error":null}'""")
     + " else "
     + _concat("""'null,"error":'""", _ERROR, """'}'""")
     + " end",
 )
-_DECISION = """left join lateral (select d.gain from decisions d
- where d.batch_id = q.batch_id and d.line = q.line order by d.number desc limit 1) d on true"""
+# Of a twin, the line that was asked in its stead. The limit keeps the planner from joining the whole batch with itself.
+_FIRST = """left join lateral (select f.response, f.win_rate from requests f
+ where f.batch_id = q.batch_id and f.line = q.twin_of limit 1) f on true"""
+_DECISION = """left join lateral (select d.gain from decisions d where d.batch_id = q.batch_id
+ and d.line = coalesce(q.twin_of, q.line) order by d.number desc limit 1) d on true"""
 
 
 def file_bytes(session: Session, batch_id: str, *, errors: bool) -> tuple[int, int]:
     """(lines, bytes) of a batch's output file, or of its error file."""
     query = (
-        f"select count(*), coalesce(sum(octet_length({_line(errors)}) + 1), 0) from requests q {_DECISION}"  # noqa: S608
+        f"select count(*), coalesce(sum(octet_length({_line(errors)}) + 1), 0) from requests q {_FIRST} {_DECISION}"  # noqa: S608
         f" where q.batch_id = :id and {_which(errors)}"
     )
     count, size = session.execute(text(query), {"id": batch_id}).one()
@@ -118,6 +121,9 @@ def render(database: Database, batch_id: str, *, errors: bool) -> Iterator[bytes
     after = 0
     while True:
         with database.transaction() as session:
+            # Lines come in the key's order. A batch that the database has no statistics of yet, it would read to its
+            # end and sort, for every page.
+            session.execute(text("set local enable_bitmapscan = off"))
             rows = session.execute(
                 text(_page(errors)), {"id": batch_id, "after": after, "lines": PAGE_LINES, "bytes": PAGE_BYTES}
             ).all()
@@ -131,11 +137,13 @@ def _page(errors: bool) -> str:
     """The next lines after :after, as many as :lines and :bytes allow, at least one."""
     return f"""
 with page as (
-    select q.line, row_number() over w as number, sum(coalesce(octet_length(q.response), 0)) over w as size
-    from requests q where q.batch_id = :id and q.line > :after and {_which(errors)}
-    window w as (order by q.line rows unbounded preceding) order by q.line limit :lines
+    select q.line, row_number() over w as number,
+           sum(coalesce(octet_length(q.response), octet_length(f.response), 0)) over w as size
+    from (select q.batch_id, q.line, q.twin_of, q.response from requests q where q.batch_id = :id and q.line > :after
+          and {_which(errors)} order by q.line limit :lines) q {_FIRST}
+    window w as (order by q.line rows unbounded preceding)
 )
-select q.line, {_line(errors)} from page p join requests q on q.batch_id = :id and q.line = p.line {_DECISION}
+select q.line, {_line(errors)} from page p join requests q on q.batch_id = :id and q.line = p.line {_FIRST} {_DECISION}
 where p.number = 1 or p.size <= :bytes order by q.line"""  # noqa: S608
 
 

@@ -114,7 +114,7 @@ def _check(session: Session, first: Batch, wish: MoreMoney) -> None:
 
 def about_to_complete(batch: Batch) -> bool:
     """Nothing of it is left to ask, but its files are not made yet."""
-    done = batch.total > 0 and batch.succeeded + batch.failed == batch.total
+    done = batch.total > 0 and batch.succeeded + batch.failed >= batch.total - batch.duplicates
     return batch.state is BatchState.FINALIZING or (batch.state is BatchState.IN_PROGRESS and done)
 
 

@@ -1,6 +1,7 @@
 """Finishing: when nothing of a batch is left to do, it gets its files and its last state.
 
 Also where cancelling and expiry take hold: what was not sent yet ends at once, what is in flight is settled first.
+Twins end as the lines that were asked in their stead.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
+from routing_service.batches.twins import answer_twins
 from routing_service.db import Database, try_lock
 from routing_service.files import new_file_id
 from routing_service.models import Batch, BatchState, File, FilePurpose, RequestState
@@ -35,6 +37,7 @@ def finish(database: Database, batch_id: str) -> bool:
     Returns True if the batch reached its last state in this call.
     """
     _end_unsent(database, batch_id)
+    answer_twins(database, batch_id)
     with database.transaction() as session:
         end = _close(session, batch_id)
     if end is None:
@@ -50,7 +53,7 @@ def _lock(session: Session, batch_id: str) -> tuple[Batch, BatchState] | None:
         return None
     if batch.state is BatchState.CANCELLING:
         return batch, BatchState.CANCELLED
-    done = batch.total > 0 and batch.succeeded + batch.failed == batch.total
+    done = batch.total > 0 and batch.succeeded + batch.failed >= batch.total - batch.duplicates
     expired = session.scalar(text("select cast(:at as timestamptz) <= now()"), {"at": batch.expires_at})
     if batch.state is BatchState.FINALIZING or (done and not (expired and _cut_short(session, batch_id))):
         return batch, BatchState.COMPLETED
@@ -85,7 +88,8 @@ def _end_lines(session: Session, batch: Batch, state: RequestState, after: int) 
         text(
             "with ended as (update requests set state = cast(:state as request_state), finished_at = now(),"
             " model = null, reason = null, error_code = :code, error_message = :message where batch_id = :id"
-            " and line > :after and line <= :to and state in ('queued', 'scored') returning floor_nano)"
+            " and line > :after and line <= :to and twin_of is null and state in ('queued', 'scored')"
+            " returning floor_nano)"
             " select count(*), coalesce(sum(floor_nano), 0) from ended"
         ),
         {

@@ -16,7 +16,7 @@ from routing_service.models import Batch, FileChunk, Request, RequestState
 CHUNKS_AT_ONCE = 8
 ROWS_AT_ONCE = 500
 
-Incoming = tuple[int, Line, int]  # number, content, share of the floor
+Incoming = tuple[int, Line, int, int | None]  # number, content, share of the floor, the line that it is a twin of
 
 
 def file_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
@@ -31,20 +31,24 @@ def file_lines(database: Database, batch: Batch, intake: Intake) -> Generator[In
                 return
             intake.total = number
             try:
-                line, floor_nano = intake.take(number, raw)
+                line, first = intake.take(number, raw)
             except LineError as error:
                 intake.refuse(error, number)
                 continue
-            yield number, line, floor_nano
+            yield number, line, intake.count(line, first), first
 
 
 def unanswered_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
     """What the batch before this one left unanswered, numbered anew in the same order. It was checked long ago."""
     assert batch.continues is not None
     with closing(_rows(database, batch.continues)) as lines:
-        for number, line in enumerate(lines, start=1):
+        numbers: dict[int, int] = {}  # of the lines with twins, which ended as they did, by what they were there
+        for number, (line, before, answers, twin_of) in enumerate(lines, start=1):
             intake.total, intake.alias = number, line.alias
-            yield number, line, intake.count(line)
+            if answers > 1:
+                numbers[before] = number
+            first = None if twin_of is None else numbers[twin_of]
+            yield number, line, intake.count(line, first), first
 
 
 def _chunks(database: Database, file_id: str) -> Generator[bytes]:
@@ -54,17 +58,17 @@ def _chunks(database: Database, file_id: str) -> Generator[bytes]:
         yield from session.scalars(query.execution_options(yield_per=CHUNKS_AT_ONCE))
 
 
-def _rows(database: Database, batch_id: str) -> Generator[Line]:
-    """The unanswered lines of an ended batch, streamed likewise."""
+def _rows(database: Database, batch_id: str) -> Generator[tuple[Line, int, int, int | None]]:
+    """The unanswered lines of an ended batch, streamed likewise; with number, answers, and whose twin each is."""
     columns = (Request.custom_id, Request.body, Request.pinned, Request.max_cost_nano)
     sizes = (Request.input_bytes, Request.output_cap, Request.choices)
     query = (
-        select(*columns, *sizes)
+        select(*columns, *sizes, Request.line, Request.answers, Request.twin_of)
         .where(Request.batch_id == batch_id, Request.state != RequestState.SUCCEEDED)
         .order_by(Request.line)
         .execution_options(yield_per=ROWS_AT_ONCE)
     )
     with database.transaction() as session:
         alias = session.get_one(Batch, batch_id).model or AUTO
-        for custom_id, body, pinned, max_cost_nano, input_bytes, output_cap, choices in session.execute(query):
-            yield Line(custom_id, body, alias, pinned, max_cost_nano, input_bytes, output_cap, choices)
+        for custom_id, body, *terms, number, answers, twin_of in session.execute(query):
+            yield Line(custom_id, body, alias, *terms), number, answers, twin_of

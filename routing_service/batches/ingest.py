@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import psycopg
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from routing_service.batches.incoming import file_lines, unanswered_lines
@@ -28,7 +28,11 @@ from routing_service.settings import Settings
 
 _COPY = (
     "copy requests (batch_id, line, custom_id, body, pinned, max_cost_nano, input_bytes, output_cap, choices,"
-    " floor_nano) from stdin"
+    " floor_nano, twin_of) from stdin"
+)
+_COUNT_ANSWERS = text(
+    "update requests q set answers = 1 + t.twins from (select twin_of, count(*) as twins from requests"
+    " where batch_id = :id and twin_of is not null group by twin_of) t where q.batch_id = :id and q.line = t.twin_of"
 )
 
 
@@ -52,7 +56,8 @@ def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: 
         batch = session.get(Batch, batch_id)
         if batch is None or batch.state is not BatchState.VALIDATING:
             return None
-        intake = Intake(with_learned_priors(session, settings), prices, batch.candidates[0])
+        known = with_learned_priors(session, settings)
+        intake = Intake(known, prices, batch.candidates[0], batch.options.get("dedupe", "off"))
         try:
             with session.begin_nested():
                 _copy_lines(database, session, batch, intake)
@@ -80,14 +85,16 @@ def _copy_lines(database: Database, session: Session, batch: Batch, intake: Inta
         connection.cursor() as cursor,
         cursor.copy(_COPY) as copy,
     ):
-        for number, line, floor_nano in found:
+        for number, line, floor_nano, first in found:
             if not intake.error_count:
-                copy.write_row(_row(batch.id, number, line, floor_nano))
+                copy.write_row(_row(batch.id, number, line, floor_nano, first))
     if not intake.total:
         intake.refuse(LineError("empty_file", "The file has no lines."))
+    if intake.duplicates:
+        session.execute(_COUNT_ANSWERS, {"id": batch.id})
 
 
-def _row(batch_id: str, number: int, line: Line, floor_nano: int) -> tuple[Any, ...]:
+def _row(batch_id: str, number: int, line: Line, floor_nano: int, first: int | None) -> tuple[Any, ...]:
     return (
         batch_id,
         number,
@@ -99,6 +106,7 @@ def _row(batch_id: str, number: int, line: Line, floor_nano: int) -> tuple[Any, 
         line.output_cap,
         line.choices,
         floor_nano,
+        first,
     )
 
 
@@ -140,6 +148,7 @@ def _accept(session: Session, batch: Batch, intake: Intake) -> list[int]:
     _follow_alias(batch, intake.alias or "", intake.settings)
     batch.model = intake.alias
     batch.total = intake.total
+    batch.duplicates = intake.duplicates
     batch.floor_nano = intake.floor_nano
     batch.state = BatchState.IN_PROGRESS
     batch.in_progress_at = batch.announced_at = now

@@ -1,10 +1,12 @@
-"""What is learnt of a batch's lines while they pass: their faults and their sums."""
+"""What is learnt of a batch's lines while they pass: their faults, their sums, and which of them ask the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
+
+import orjson
 
 from routing_service.lines import Line, LineError, line_too_long, parse_line
 from routing_service.pricing import PriceBook, expected_nano, input_bound, output_bound, worst_case_nano
@@ -13,11 +15,12 @@ from routing_service.settings import Settings
 
 @dataclass
 class Intake:
-    """One batch's. `cheapest`: the first candidate's key."""
+    """One batch's. `cheapest`: the first candidate's key; `dedupe`: the option of that name."""
 
     settings: Settings
     prices: PriceBook
     cheapest: str
+    dedupe: str = "off"
     total: int = 0
     alias: str | None = None
     floor_nano: int = 0
@@ -25,6 +28,8 @@ class Intake:
     error_count: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[bytes, int] = field(default_factory=dict)  # digests: custom ids may be long
+    asked: dict[bytes, int] = field(default_factory=dict)  # the first line of each call that may serve several
+    duplicates: int = 0
 
     def refuse(self, error: LineError, line: int | None = None) -> None:
         self.error_count += 1
@@ -32,13 +37,13 @@ class Intake:
             entry = {"code": error.code, "message": error.message, "param": error.param, "line": line}
             self.errors.append(entry)
 
-    def take(self, number: int, raw: bytes | None) -> tuple[Line, int]:
-        """The checked line and its share of the floor. LineError where it is refused."""
+    def take(self, number: int, raw: bytes | None) -> tuple[Line, int | None]:
+        """The checked line, and the earlier line that it is a twin of, if it is one. LineError where it is refused."""
         if raw is None:
             raise line_too_long(self.settings)
         if not raw:
             raise LineError("invalid_json_line", "The line is empty.")
-        line = parse_line(raw, self.settings)
+        line = parse_line(raw, self.settings, self.dedupe)
         digest = blake2b(line.custom_id.encode(), digest_size=16).digest()
         earlier = self.seen.setdefault(digest, number)
         if earlier != number:
@@ -49,10 +54,22 @@ class Intake:
         if line.alias != self.alias:
             message = f"Every line of a batch names the same model; earlier lines name {self.alias!r}."
             raise LineError("mismatched_model", message, "body.model")
-        return line, self.count(line)
+        return line, self._first(number, line)
 
-    def count(self, line: Line) -> int:
-        """Add the line to the sums; returns what the cheapest model that may answer it will probably cost."""
+    def _first(self, number: int, line: Line) -> int | None:
+        """The earlier line that sends the same call on the same terms."""
+        if line.call is None:
+            return None
+        terms = orjson.dumps([line.pinned, line.max_cost_nano])
+        first = self.asked.setdefault(blake2b(line.call + terms, digest_size=16).digest(), number)
+        return None if first == number else first
+
+    def count(self, line: Line, first: int | None) -> int:
+        """Add the line to the sums; returns what the cheapest model that may answer it will probably cost: of a twin of
+        line `first`, nothing."""
+        if first is not None:
+            self.duplicates += 1
+            return 0
         key = line.pinned or self.cheapest
         if key not in self.settings.models:  # of a continuation: it ends when it is claimed
             return 0

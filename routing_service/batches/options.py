@@ -13,8 +13,8 @@ from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
-NOT_YET = ("dedupe", "plan_id", "explore_share")
-NOT_YET_VALUES = {("on_failure", "fallback")}
+NOT_YET = ("plan_id", "explore_share")
+NOT_YET_VALUES = {("on_failure", "fallback"), ("dedupe", "key")}
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 
@@ -55,6 +55,7 @@ class BatchOptions(BaseModel):
     router: str | None = Field(None, min_length=1, max_length=100)
     on_budget: Literal["stop", "wait"] = "stop"
     on_failure: Literal["fail", "fallback"] = "fail"
+    dedupe: Literal["off", "deterministic", "batch", "key"] = "deterministic"
     priority: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=9)] = 5
 
     @property

@@ -20,7 +20,8 @@ def planned_models(rows: Sequence[Any], plan: Plan, settings: Settings, prices: 
     m = len(plan.candidates)
     if m > 2 and plan.mode in BY_COST:
         cost = np.array([row.expected_cost_nano for row in rows], dtype=np.int64)
-        quality = np.array([row.quality for row in rows], dtype=np.float32)
+        answers = np.array([row.answers for row in rows], dtype=np.float64)
+        quality = np.array([row.quality for row in rows], dtype=np.float32) * answers[:, None]
         may = allowed(Columns.of(rows), plan.candidates, settings, prices)
         step = steps(cost, np.where(may, quality, NEVER), plan.damping)
     else:

@@ -20,17 +20,18 @@ from routing_service.models import Batch
 from routing_service.settings import Settings
 
 LEAST_LINES = 50  # smaller batches are not worth the wait
-LEAST_PROBES, MOST_PROBES, ONE_IN = 4, 32, 16  # of a batch's lines, within bounds
+LEAST_PROBES, MOST_PROBES, ONE_IN = 4, 32, 16  # of a batch's asked lines, within bounds
 ANSWERED = 0.75  # of the probes: the slowest are not waited for
 
 
 def probes_for(session: Session, batch: Batch, settings: Settings) -> int | None:
     """How many calls to each candidate come before the rest; None where costs are known, or are not planned by."""
-    if batch.total < LEAST_LINES or len(batch.candidates) < 2 or batch.options.get("mode", "plan") != "plan":
+    asked = batch.total - batch.duplicates
+    if asked < LEAST_LINES or len(batch.candidates) < 2 or batch.options.get("mode", "plan") != "plan":
         return None
     if not without_fit(session, settings, batch.candidates):
         return None
-    return min(MOST_PROBES, max(LEAST_PROBES, batch.total // ONE_IN))
+    return min(MOST_PROBES, max(LEAST_PROBES, asked // ONE_IN))
 
 
 @dataclass(frozen=True, slots=True)

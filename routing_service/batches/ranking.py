@@ -92,8 +92,9 @@ def rank(
 ) -> Floats:
     """What the mode ranks by: the step at which each candidate is reached, shape (n, m), as `planning.steps`.
 
-    `may`: `allowed`. `win_rate` is None where no router gave one; no threshold is reached then. Of more than two
-    candidates only the modes that rank by cost use those in the middle.
+    `quality`: of a request whose answer serves several lines, as many times. `may`: `allowed`. `win_rate` is None where
+    no router gave one; no threshold is reached then. Of more than two candidates only the modes that rank by cost use
+    those in the middle.
     """
     if mode in BY_COST:
         return steps(cost, np.where(may, quality, NEVER))

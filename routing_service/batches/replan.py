@@ -70,7 +70,7 @@ def take_due(session: Session, batch_ids: Sequence[str]) -> list[str]:
     answers cost has drifted from what was expected by 5 % of the whole batch's expected cost; once its probes are in,
     while a batch probes."""
     query = text(
-        "update batches set replan_at = succeeded + failed + greatest(16, total / 20), drift_nano = 0"
+        "update batches set replan_at = succeeded + failed + greatest(16, (total - duplicates) / 20), drift_nano = 0"
         " where id = any(:ids) and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan'"
         " and cardinality(candidates) > 1 and probes is null and succeeded > 0 and succeeded + failed < total"
         " and (replan_at <= succeeded + failed or abs(drift_nano) > :drift * expected_cost_nano) returning id"
@@ -97,7 +97,7 @@ class _Sent:
 _SENT = text(
     "select state::text, model, count(*) as requests, sum(cost_nano) as settled,"
     " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano)) as expected,"
-    " sum(2 * (quality[array_position(cast(:models as text[]), model)] - quality[1])::float8)"
+    " sum(answers * 2 * (quality[array_position(cast(:models as text[]), model)] - quality[1])::float8)"
     " filter (where pinned is null) as gain"
     " from requests where batch_id = :id and state in ('succeeded', 'dispatching') group by state, model"
 )

@@ -133,9 +133,11 @@ def _read(
 ) -> tuple[Sequence[Any], dict[str, LengthModel]]:
     """The range's rows, and the length models of the models that may answer them."""
     columns = (Request.line, Request.body, Request.pinned, Request.max_cost_nano, Request.floor_nano)
-    sizes = (Request.input_bytes, Request.output_cap, Request.choices)
+    sizes = (Request.input_bytes, Request.output_cap, Request.choices, Request.answers)
     query = select(*columns, *sizes).where(
-        Request.batch_id == claim.batch_id, Request.line.between(claim.first_line, claim.last_line)
+        Request.batch_id == claim.batch_id,
+        Request.line.between(claim.first_line, claim.last_line),
+        Request.twin_of.is_(None),
     )
     with database.transaction() as session:
         rows = session.execute(query.order_by(Request.line)).all()
@@ -148,7 +150,7 @@ def _read(
 def _scores(claim: _Claim, prompts: Sequence[str], settings: Settings, routers: RouterSource) -> _Scores:
     """The router's qualities, or constant ones. Threshold mode takes win rates as published."""
     constant = np.full((len(prompts), len(claim.candidates)), 0.5, dtype=np.float32)
-    if len(claim.candidates) == 1:
+    if not prompts or len(claim.candidates) == 1:
         return _Scores(constant, scored=False)
     constant[:, 1:] += UNSCORED_GAIN / 2
     if claim.attempt > settings.score.max_attempts:
@@ -184,7 +186,8 @@ def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, tokens: Tokens,
     quality = scores.quality
     win_rate = quality[:, -1] if scores.scored else None
     may = allowed(columns, claim.candidates, settings, prices)
-    step = rank(claim.mode, win_rate, quality, cost, may)
+    answers = np.array([row.answers for row in rows], dtype=np.float64)
+    step = rank(claim.mode, win_rate, quality * answers[:, None], cost, may)  # one cost, and a gain for each answer
     return {
         "batch": claim.batch_id,
         "first": claim.first_line,

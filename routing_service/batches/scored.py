@@ -20,7 +20,8 @@ from routing_service.settings import Settings
 # Rows of fixed width come out of a binary COPY as a table that numpy reads in place: a million in a second.
 _COPY = """
 copy (select line, ratio, floor_nano, pinned is not null, coalesce(array_position(%s::text[], coalesce(pinned, %s)), 0),
-             input_bytes, coalesce(output_cap, {no_cap}), choices, coalesce(max_cost_nano, {no_cap}){candidates}
+             input_bytes, coalesce(output_cap, {no_cap}), choices, coalesce(max_cost_nano, {no_cap}),
+             answers{candidates}
       from requests where batch_id = %s and state = 'scored') to stdout (format binary)
 """
 _FIELDS = {
@@ -33,6 +34,7 @@ _FIELDS = {
     "output_cap": ">i8",
     "choices": ">i2",
     "max_cost": ">i8",
+    "answers": ">i4",
 }
 _HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
@@ -49,7 +51,7 @@ class Scored:
     model: Ints
     columns: Columns
     cost: Ints  # (n, m) expected
-    quality: npt.NDArray[np.float32]  # (n, m)
+    quality: npt.NDArray[np.float64]  # (n, m), times the lines that its answer serves
 
     def __len__(self) -> int:
         return len(self.line)
@@ -87,7 +89,8 @@ def read_scored(session: Session, batch: Batch, settings: Settings) -> Scored:
 
     pinned, floor = column("pinned", np.bool_), column("floor")
     cost = np.column_stack([column(f"cost{j}") for j in range(m)])
-    quality = np.column_stack([column(f"quality{j}", np.float32) for j in range(m)])
+    answers = column("answers", np.float64)
+    quality = np.column_stack([column(f"quality{j}", np.float64) * answers for j in range(m)])
     cost[pinned] = floor[pinned, None]
     quality[pinned] = 0.5
     columns = Columns(column("input_bytes"), column("output_cap"), column("choices"), column("max_cost"), [])

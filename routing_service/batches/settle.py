@@ -192,6 +192,6 @@ def _count(session: Session, fresh: Sequence[Result], again: Sequence[Result], c
 def _ripe(session: Session, batch_ids: list[str]) -> list[str]:
     query = text(
         "select id from batches where id = any(:ids) and (state = 'cancelling' or expires_at <= now()"
-        " or succeeded + failed = total)"
+        " or succeeded + failed >= total - duplicates)"
     )
     return list(session.scalars(query, {"ids": batch_ids}))

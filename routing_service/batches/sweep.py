@@ -56,7 +56,7 @@ _ALL_SCORED = (
 _PROBING = "state = 'in_progress' and planned_at is not null and probes is not null and paused is null"
 _RIPE = (
     "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
-    " or (state = 'in_progress' and total > 0 and succeeded + failed = total)"
+    " or (state = 'in_progress' and total > 0 and succeeded + failed >= total - duplicates)"
 )
 _DISPATCHABLE = """
 select exists (

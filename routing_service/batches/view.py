@@ -112,6 +112,7 @@ def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None)
         "mode": batch.options.get("mode"),
         "models": totals.by_model,
         "reasons": totals.by_reason,
+        "duplicates": {"count": batch.duplicates, "saved_usd": format_usd(batch.duplicates_saved_nano)},
         "expected_gain": batch.expected_gain,
         "expected_cost_usd": None if expected is None else format_usd(expected),
         "router": batch.router,

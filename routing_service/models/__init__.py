@@ -13,9 +13,10 @@ from routing_service.models.base import (
     Reason,
     RequestState,
 )
+from routing_service.models.files import ApiKey, File, FileChunk
 from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
 from routing_service.models.money import Attempt, Budget, LedgerEntry, TopUp
-from routing_service.models.work import ApiKey, Batch, Decision, File, FileChunk, Pump, Request, ScoreRange
+from routing_service.models.work import Batch, Decision, Pump, Request, ScoreRange
 
 __all__ = [
     "OPEN",

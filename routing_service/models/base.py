@@ -111,6 +111,7 @@ class Reason(enum.StrEnum):
     PINNED = "pinned"
     UNSCORED = "unscored"  # scoring failed: cheapest-first
     BUDGET = "budget"  # downgraded: the better model did not fit
+    DUPLICATE = "duplicate"  # another line of the batch asked the same, and its answer is this one's
 
 
 class ComparisonSource(enum.StrEnum):

@@ -1,4 +1,4 @@
-"""The work: API keys, files, batches, their requests, score ranges, decisions, and the pumps that hold leases."""
+"""The work: batches, their requests, score ranges, decisions, and the pumps that hold leases."""
 
 from __future__ import annotations
 
@@ -20,59 +20,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
-from routing_service.models.base import Base, BatchState, FilePurpose, Nano, Now, Reason, RequestState, pg_enum
+from routing_service.models.base import Base, BatchState, Nano, Now, Reason, RequestState, pg_enum
 
 BATCH_STATE = pg_enum(BatchState, "batch_state")
 REQUEST_STATE = pg_enum(RequestState, "request_state")
 REASON = pg_enum(Reason, "reason")
-
-
-class ApiKey(Base):
-    """A client's key. Only its SHA-256 is kept: keys are random, so a slow hash would buy nothing."""
-
-    __tablename__ = "api_keys"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
-    hint: Mapped[str]  # the last four characters
-    created_at: Mapped[Now]
-    revoked_at: Mapped[datetime | None]
-    __table_args__ = (CheckConstraint("octet_length(digest) = 32", name="digest"),)
-
-
-class File(Base):
-    """An uploaded file, or a batch's output or error file, which has no chunks: it is served from the requests."""
-
-    __tablename__ = "files"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
-    purpose: Mapped[FilePurpose] = mapped_column(pg_enum(FilePurpose, "file_purpose"))
-    filename: Mapped[str]
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[Now]
-    expires_at: Mapped[datetime | None]
-    deleted_at: Mapped[datetime | None]
-    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", use_alter=True))
-    errors: Mapped[bool] = mapped_column(server_default=text("false"))  # of an output file: it is the error file
-    __table_args__ = (
-        CheckConstraint("bytes >= 0", name="bytes"),
-        CheckConstraint("(purpose = 'batch_output') = (batch_id is not null)", name="output_has_batch"),
-        Index(
-            "ix_files_list",
-            "api_key_id",
-            text("created_at desc"),
-            text("id desc"),
-            postgresql_where="deleted_at is null",
-        ),
-        Index("ix_files_expiry", "expires_at", postgresql_where="deleted_at is null and expires_at is not null"),
-    )
-
-
-class FileChunk(Base):
-    __tablename__ = "file_chunks"
-    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Batch(Base):
@@ -106,6 +58,8 @@ class Batch(Base):
     total: Mapped[int] = mapped_column(server_default="0")
     succeeded: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")  # failed, unaffordable, expired and cancelled requests
+    duplicates: Mapped[int] = mapped_column(server_default="0")  # requests that are twins of others
+    duplicates_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
     cost_power: Mapped[float] = mapped_column(Double, server_default="1")  # the plan's damping, see planning.Damping
     mean_extra_nano: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # by candidate; none: no damping
@@ -138,6 +92,7 @@ class Batch(Base):
     __table_args__ = (
         CheckConstraint("priority between 0 and 9", name="priority"),
         CheckConstraint("succeeded >= 0 and failed >= 0 and succeeded + failed <= total", name="counts"),
+        CheckConstraint("duplicates between 0 and greatest(0, total - 1)", name="duplicates"),
         CheckConstraint("cardinality(candidates) >= 1", name="candidates"),
         CheckConstraint("floor_nano >= 0", name="floor"),
         CheckConstraint("(state = 'completed') = (completed_at is not null)", name="completed"),
@@ -173,6 +128,8 @@ class Request(Base):
     input_bytes: Mapped[int]  # UTF-8 bytes of serialised messages, tools and response format
     output_cap: Mapped[int | None]  # the client's own cap on a choice's tokens
     choices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    twin_of: Mapped[int | None]  # the line that is asked in this one's stead; this one ends as that one did
+    answers: Mapped[int] = mapped_column(server_default="1")  # lines that its answer serves: its own and its twins
     state: Mapped[RequestState] = mapped_column(REQUEST_STATE, server_default="queued")
     win_rate: Mapped[float | None] = mapped_column(REAL)
     quality: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))  # by candidate
@@ -187,7 +144,7 @@ class Request(Base):
     cost_nano: Mapped[Nano] = mapped_column(server_default="0")  # settled over all its attempts
     status_code: Mapped[int | None] = mapped_column(SmallInteger)
     request_id: Mapped[str | None]
-    response: Mapped[str | None]  # the upstream's body, as JSON text
+    response: Mapped[str | None]  # the upstream's body, as JSON text; a twin's stands with the line it is a twin of
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     finished_at: Mapped[datetime | None]
@@ -197,7 +154,13 @@ class Request(Base):
         CheckConstraint("line >= 1 and input_bytes >= 0 and choices >= 1 and attempts >= 0", name="bounds"),
         CheckConstraint("(state = 'dispatching') = (pump_id is not null)", name="claimed"),
         CheckConstraint("state in ('queued', 'scored', 'dispatching') or finished_at is not null", name="finished"),
-        CheckConstraint("state <> 'succeeded' or response is not null", name="answered"),
+        CheckConstraint("state <> 'succeeded' or response is not null or twin_of is not null", name="answered"),
+        CheckConstraint("answers >= 1 and twin_of < line", name="twins"),
+        CheckConstraint(
+            "twin_of is null or (state not in ('scored', 'dispatching') and attempts = 0 and cost_nano = 0"
+            " and floor_nano = 0 and response is null)",
+            name="twins_are_never_asked",
+        ),
     )
 
 

@@ -84,7 +84,7 @@ def test_what_is_no_budget_is_an_invalid_budget(value: Any) -> None:
         ({"mode": "target_quality", "target_quality": 1.5}, "routing.target_quality", "invalid_value"),
         ({"on_failure": "fallback"}, "routing.on_failure", "unsupported_parameter"),
         ({"target_quality": 0.5}, "routing.target_quality", "invalid_value"),
-        ({"dedupe": True}, "routing.dedupe", "unsupported_parameter"),
+        ({"dedupe": True}, "routing.dedupe", "invalid_value"),
         ({"plan_id": "p"}, "routing.plan_id", "unsupported_parameter"),
         ({"explore_share": 0.1}, "routing.explore_share", "unsupported_parameter"),
     ],
