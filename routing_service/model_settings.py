@@ -38,6 +38,8 @@ class ModelSettings(Section):
     cap_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
     overhead_tokens: int = Field(16, ge=0)
     max_concurrency: int = Field(128, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)  # of all pumps together; None: what the upstream says
+    tokens_per_minute: int | None = Field(None, ge=1)
     rated_as: str | None = None  # what training data call this model; None: its key here, then its name
     tier: int | None = Field(None, ge=0, le=99)  # for routers that never saw it; 0 is the weakest tier
     bill_on_5xx: bool = True

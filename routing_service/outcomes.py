@@ -18,6 +18,7 @@ import orjson
 from pydantic import SecretStr
 
 from routing_service.models import AttemptState, EntryBasis
+from routing_service.rate_headers import Allowance, read_allowance
 from routing_service.settings import DispatchSettings, ModelSettings
 
 SECRET = re.compile(r"\b(sk|rb|pk|key)-[A-Za-z0-9_\-*]{6,}")
@@ -50,6 +51,7 @@ class Outcome:
     error_message: str | None = None
     retry: bool = False
     retry_after_s: float | None = None
+    allowance: Allowance | None = None  # what the upstream says of its rate limits
 
     @property
     def answered(self) -> bool:
@@ -100,7 +102,7 @@ def read_answer(status: int, headers: Mapping[str, str], raw: bytes, model: Mode
     # A header's bytes that are no UTF-8 come as surrogates, which the database cannot store.
     request_id = "".join(c for c in headers.get("x-request-id", "") if c.isprintable())[:200] or None
     if status == 200:
-        return _answer(raw, request_id)
+        return _answer(raw, request_id, read_allowance(headers))
     code, message = _error_of(_parse(raw), status, model.api_key())
     unbilled = 400 <= status < 500 or (status >= 500 and not model.bill_on_5xx)
     return Outcome(
@@ -113,10 +115,11 @@ def read_answer(status: int, headers: Mapping[str, str], raw: bytes, model: Mode
         error_message=message,
         retry=status in RETRIED or status >= 500,
         retry_after_s=retry_after(headers),
+        allowance=read_allowance(headers),
     )
 
 
-def _answer(raw: bytes, request_id: str | None) -> Outcome:
+def _answer(raw: bytes, request_id: str | None, allowance: Allowance | None) -> Outcome:
     parsed = _parse(raw)
     if not isinstance(parsed, dict):
         return broken("invalid_answer", "the upstream's answer is not a JSON object")
@@ -137,6 +140,7 @@ def _answer(raw: bytes, request_id: str | None) -> Outcome:
         body=body,
         usage=usage,
         request_id=request_id,
+        allowance=allowance,
         error_code=None if usable else "empty_answer",
         error_message=None if usable else "the upstream's answer has no choices",
         retry=not usable,
@@ -183,10 +187,14 @@ def _error_of(parsed: Any, status: int, key: SecretStr | None) -> tuple[str, str
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that `Retry-After` asks to wait (a number or an HTTP date), at most an hour; None without one."""
+    """Seconds that `Retry-After` asks to wait (a number or an HTTP date), at most an hour; None without one.
+
+    OpenAI's `retry-after-ms` is the finer of the two where both are there.
+    """
     value = headers.get("Retry-After", "").strip()
+    finer = headers.get("retry-after-ms", "")
     try:
-        seconds = float(value) if value else None
+        seconds = float(finer) / 1000 if finer.isdigit() else float(value) if value else None
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - (time() if now is None else now)

@@ -12,6 +12,7 @@ from routing_service.batches.lengths import LengthModels
 from routing_service.batches.pump import Pump
 from routing_service.db import Database
 from routing_service.events import Publisher
+from routing_service.limiter import Limiter, SharedLimits
 from routing_service.pricing import PriceBook, price_book
 from routing_service.routers import Routers
 from routing_service.settings import Settings, get_settings
@@ -56,13 +57,18 @@ class Context:
         return asyncio.Runner()
 
     async def _pump(self) -> None:
-        upstreams = self._upstreams
-        await Pump(self.database, self.settings, self.prices, upstreams, self.publisher, stopping.is_set).run()
+        upstreams, limiter = self._upstreams, self._limiter
+        await Pump(self.database, self.settings, self.prices, upstreams, self.publisher, stopping.is_set, limiter).run()
 
     @cached_property
     def _upstreams(self) -> Upstreams:
         """Made by the first pump, inside the loop that all pumps of this process run in."""
         return Upstreams(self.settings.models, self.settings.dispatch.max_response_bytes)
+
+    @cached_property
+    def _limiter(self) -> Limiter:
+        """What it knows of the upstreams outlives a stretch of dispatching."""
+        return Limiter(self.settings.models, SharedLimits.of(self.settings.broker_url.get_secret_value()))
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import redis
 from fastapi import APIRouter
 from pydantic import SecretStr
@@ -15,6 +13,7 @@ from routing_service.api.context import KeyId, Use
 from routing_service.api.replies import reply
 from routing_service.db import Database
 from routing_service.errors import NotFoundError
+from routing_service.limiter import redis_url
 from routing_service.lines import AUTO
 from routing_service.settings import Settings
 
@@ -66,10 +65,8 @@ def schema_revision(database: Database) -> str | None:
 
 def broker_state(broker_url: SecretStr) -> str:
     """`up` or `down`; `unknown` for a broker that is no Redis."""
-    url = broker_url.get_secret_value()
-    if url.startswith("redis+socket://"):  # Celery's form of redis-py's unix://
-        url = re.sub(r"[?&]virtual_host=", "?db=", "unix://" + url.removeprefix("redis+socket://"))
-    elif not url.startswith(("redis://", "rediss://")):
+    url = redis_url(broker_url.get_secret_value())
+    if url is None:
         return "unknown"
     try:
         with redis.Redis.from_url(url, socket_timeout=BROKER_TIMEOUT_S, socket_connect_timeout=BROKER_TIMEOUT_S) as r:

@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
+from routing_service.limiter import Share
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,7 +30,7 @@ class Lease:
     pump_id: int
     seconds: float
     held_until: float
-    pumps: int  # pumps with a live lease, this one included; they share each model's concurrency
+    share: Share  # this pump among those with a live lease
 
     def check(self) -> None:
         """Raise LeaseLostError unless the lease surely holds."""
@@ -36,7 +38,13 @@ class Lease:
             raise LeaseLostError(f"pump {self.pump_id}'s lease ran out")
 
 
-_LIVE = "select count(*) from pumps where expires_at > now()"
+# The newest comes first: an older one may only wait for its last calls, and leave its part unused.
+_LIVE = "select count(*), count(*) filter (where id > :id) from pumps where expires_at > now()"
+
+
+def _share(session: Session, pump_id: int) -> Share:
+    pumps, rank = session.execute(text(_LIVE), {"id": pump_id}).one()
+    return Share(max(1, pumps), rank)
 
 
 def open_lease(database: Database, seconds: float) -> Lease:
@@ -50,7 +58,7 @@ def open_lease(database: Database, seconds: float) -> Lease:
             {"host": socket.gethostname(), "pid": os.getpid(), "s": seconds},
         )
         assert pump_id is not None
-        return Lease(pump_id, seconds, asked + seconds, session.scalar(text(_LIVE)) or 1)
+        return Lease(pump_id, seconds, asked + seconds, _share(session, pump_id))
 
 
 def renew_lease(database: Database, lease: Lease) -> None:
@@ -65,7 +73,7 @@ def renew_lease(database: Database, lease: Lease) -> None:
             {"s": lease.seconds, "id": lease.pump_id},
         )
         lease.held_until = asked + lease.seconds if renewed is not None else 0.0
-        lease.pumps = session.scalar(text(_LIVE)) or 1
+        lease.share = _share(session, lease.pump_id)
 
 
 def close_lease(database: Database, lease: Lease) -> None:

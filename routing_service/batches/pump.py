@@ -24,6 +24,7 @@ from routing_service.batches.settler import Settler
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
 from routing_service.events import Publisher
+from routing_service.limiter import Limiter
 from routing_service.lines import upstream_body
 from routing_service.pricing import PriceBook
 from routing_service.settings import Settings
@@ -45,13 +46,16 @@ class Pump:
         upstreams: Upstreams,
         publisher: Publisher,
         stopping: Callable[[], bool] = lambda: False,
+        limiter: Limiter | None = None,
     ) -> None:
         self._database, self._settings, self._prices = database, settings, prices
         self._upstreams, self._publisher, self._stopping = upstreams, publisher, stopping
+        self._limiter = limiter or Limiter(settings.models)
         self._by_model: Counter[str] = Counter()
         self._by_batch: Counter[str] = Counter()
         self._calls: set[asyncio.Task[None]] = set()
         self._left_out: set[str] = set()  # batches that this stretch could not claim from
+        self._empty: dict[str, tuple[float, set[str]]] = {}  # by batch: until when, and for which models
         self._arrived = asyncio.Event()  # a call came back
         self._memory = AnswerMemory(settings.dispatch.max_held_response_bytes)
         self._lease: lease.Lease
@@ -108,9 +112,12 @@ class Pump:
     async def _claim_round(self, batches: list[Runnable]) -> int:
         """A bite of each runnable batch, highest priority first, then whoever has least in flight."""
         claimed = 0
+        most = min(self._room(), self._settings.dispatch.bite) if any(batch.due for batch in batches) else 0
+        await self._limiter.refresh(self._lease.share, self._by_model, most)
         for batch in sorted(batches, key=lambda b: (-b.priority, self._by_batch[b.batch_id], b.created_at)):
             slots = self._free_slots()
-            if not batch.due or not any(slots.values()):
+            free = {model for model, number in slots.items() if number}
+            if not batch.due or free <= self._nothing_for(batch.batch_id):
                 continue
             try:
                 got = await lease.steadily(self._lease, lambda b=batch, s=slots: self._claim_bite(b.batch_id, s))  # type: ignore[misc]
@@ -123,35 +130,50 @@ class Pump:
             for ticket in got.tickets:
                 self._send(ticket)
             claimed += len(got.tickets)
+            if not got.tickets and not got.waiting:
+                self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
             if got.closed and not got.tickets:
                 await asyncio.to_thread(self._publisher.finish, batch.batch_id)
         return claimed
+
+    def _nothing_for(self, batch_id: str) -> set[str]:
+        """Models that a moment ago no request of the batch was for: where the others are full, it is not locked again
+        whenever a call comes back."""
+        until, models = self._empty.get(batch_id, (0.0, set[str]()))
+        return models if time.monotonic() < until else set()
 
     def _claim_bite(self, batch_id: str, slots: dict[str, int]) -> Claim:
         with self._database.transaction() as session:
             return claim(session, self._settings, self._prices, self._lease.pump_id, batch_id, slots)
 
+    def _room(self) -> int:
+        """Calls that may be added within the pump's own limits."""
+        return 0 if self._memory.full else self._settings.dispatch.max_in_flight - len(self._calls)
+
     def _free_slots(self) -> dict[str, int]:
-        """Calls that may be added now, by model: its share of the model's limit, within the pump's own limits."""
-        room = 0 if self._memory.full else self._settings.dispatch.max_in_flight - len(self._calls)
-        share = max(1, self._lease.pumps)
+        """The same by model: what its limits leave to this pump."""
+        room, share = self._room(), self._lease.share
         return {
-            name: max(0, min(room, -(-model.max_concurrency // share) - self._by_model[name]))
-            for name, model in self._settings.models.items()
+            name: max(0, min(room, self._limiter.free(name, share, self._by_model[name])))
+            for name in self._settings.models
         }
 
     def _send(self, ticket: Ticket) -> None:
         self._by_model[ticket.model] += 1
         self._by_batch[ticket.batch_id] += 1
-        task = asyncio.create_task(self._call(ticket))
+        tokens = self._limiter.sent(ticket.model, len(ticket.body), self._by_model[ticket.model])
+        task = asyncio.create_task(self._call(ticket, tokens))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _call(self, ticket: Ticket) -> None:
+    async def _call(self, ticket: Ticket, tokens: float) -> None:
+        """`tokens`: what it is expected to take, for the limiter."""
         try:
             self._lease.check()
             body = orjson.dumps(upstream_body(orjson.loads(ticket.body), self._settings.models[ticket.model]))
+            started = time.monotonic()
             outcome = await self._upstreams.chat(ticket.model, body, self._memory, ticket.call_id)
+            self._limiter.ended(ticket.model, outcome, tokens, time.monotonic() - started)
             price = ticket.price
             self._settler.add(Result(ticket.batch_id, ticket.line, ticket.attempt_id, ticket.number, price, outcome))
         except LeaseLostError:

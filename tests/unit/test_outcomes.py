@@ -156,6 +156,11 @@ def test_retry_after_is_read_as_seconds_or_a_date(value: str, seconds: float | N
     assert retry_after({"Retry-After": value}, now=10.0) == seconds
 
 
+def test_milliseconds_are_the_finer_word() -> None:
+    assert retry_after({"Retry-After": "1", "retry-after-ms": "120"}) == 0.12
+    assert retry_after({"Retry-After": "1", "retry-after-ms": "soon"}) == 1
+
+
 @given(attempt=st.integers(1, 40), asked=st.none() | st.floats(0, 3600), seed=st.integers())
 def test_a_retry_waits_with_full_jitter_and_never_less_than_asked(attempt: int, asked: float | None, seed: int) -> None:
     policy = RetryPolicy(max_attempts=6, base_s=0.5, max_s=60)

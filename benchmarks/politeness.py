@@ -1,0 +1,171 @@
+"""Several pumps against an upstream that enforces a limit a minute: the rate they reach, and what is refused.
+
+`python -m benchmarks.politeness [--rates 600 6000] [--pumps 4] [--seconds 60]`
+
+Each pump is a process of its own; they share Postgres and Valkey. The upstream counts a sliding minute. Each rate is
+measured twice: configured as `requests_per_minute`, and told only by the upstream's headers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from deploy.processes import resolve
+from deploy.servers import run_postgres, run_valkey
+from migrations.runner import upgrade
+from routing_service.batches.pump import Pump
+from routing_service.db import Database
+from routing_service.limiter import Limiter, SharedLimits
+from routing_service.pricing import price_book
+from routing_service.settings import load_settings
+from routing_service.upstream import Upstreams
+from tests.fakes import FakePublisher
+from tests.planned import NANO, Planned, make_planned_batch
+
+SETTLING_IN_S = 10
+CONFIG = """
+database_url = "{database}"
+broker_url = "{broker}"
+[models.weak]
+name = "sandbox-weak"
+base_url = "{upstream}"
+input_usd_per_million = 1
+output_usd_per_million = 1
+{limit}
+[models.strong]
+name = "sandbox-strong"
+base_url = "{upstream}"
+input_usd_per_million = 1
+output_usd_per_million = 1
+[routing]
+candidates = ["weak", "strong"]
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rates", type=int, nargs="+", default=[600, 6000])
+    parser.add_argument("--pumps", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--latency-ms", default="200")
+    parser.add_argument("--pump", action="store_true", help="be one of the pumps")
+    options = parser.parse_args()
+    if options.pump:
+        asyncio.run(pump_until_told())
+        return
+    table = Table("limit a minute", "known by", "pumps", "answered/min", "of the limit", "429s of calls", "pump CPU ms")
+    for rate in options.rates:
+        for known_by, limit in (("configuration", f"requests_per_minute = {rate}"), ("headers", "")):
+            figures = measure(rate, limit, options.pumps, options.seconds, options.latency_ms)
+            table.add_row(f"{rate:,}", known_by, str(options.pumps), *figures)
+    Console(width=120).print(table)
+
+
+def measure(rate: int, limit: str, pumps: int, seconds: float, latency_ms: str) -> list[str]:
+    """One run: answers a minute, their share of the limit, the share of calls refused, CPU a call of all pumps."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-polite-")))
+        url = stack.enter_context(run_postgres(directory / "pg"))
+        broker = stack.enter_context(run_valkey(directory / "valkey"))
+        upstream = stack.enter_context(_sandbox("--requests-per-minute", str(rate), "--latency-ms", latency_ms))
+        config = directory / "routebatch.toml"
+        config.write_text(CONFIG.format(database=url, broker=broker, upstream=upstream, limit=limit))
+        upgrade(url)
+        _plan(url, int(rate / 60 * (seconds + SETTLING_IN_S + 60) * 1.5))
+        started = [stack.enter_context(_pump(config)) for _ in range(pumps)]
+        _wait_for(url, pumps)
+        time.sleep(SETTLING_IN_S)
+        before, cpu_before, began = _account(upstream), sum(map(_cpu_s, started)), time.monotonic()
+        time.sleep(seconds)
+        after, cpu, took = _account(upstream), sum(map(_cpu_s, started)) - cpu_before, time.monotonic() - began
+    calls, answered, limited = (after[name] - before[name] for name in ("calls", "answered", "limited"))
+    a_minute = answered / took * 60
+    return [f"{a_minute:,.0f}", f"{a_minute / rate:.1%}", f"{limited / calls:.2%}", f"{cpu / calls * 1000:.2f}"]
+
+
+def _plan(url: str, requests: int) -> None:
+    database = Database(url)
+    with database.transaction() as session:
+        prompts = [Planned(ratio=0.0, prompt=f"Prompt {n}") for n in range(requests)]
+        make_planned_batch(session, prompts, budget_nano=1000 * NANO, shadow_price=1.0)
+    database.dispose()
+
+
+def _wait_for(url: str, pumps: int) -> None:
+    """Until so many pumps are at work."""
+    database = Database(url)
+    at_work = 0
+    while at_work < pumps:
+        time.sleep(0.2)
+        with database.transaction() as session:
+            at_work = session.scalar(text("select count(*) from pumps where expires_at > now()")) or 0
+    database.dispose()
+
+
+@contextmanager
+def _sandbox(*options: str) -> Iterator[str]:
+    command = [*resolve(("routebatch",)), "sandbox", "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sandbox:
+        assert sandbox.stdout is not None
+        try:
+            yield sandbox.stdout.readline().split()[-1]
+        finally:
+            sandbox.terminate()
+
+
+@contextmanager
+def _pump(config: Path) -> Iterator[int]:
+    environment = os.environ | {"ROUTEBATCH_CONFIG": str(config)}
+    command = [sys.executable, "-m", "benchmarks.politeness", "--pump"]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _account(upstream: str) -> dict[str, int]:
+    with urllib.request.urlopen(upstream.removesuffix("/v1") + "/stats", timeout=30) as answer:
+        models = json.load(answer)["models"]
+    return dict(models.get("sandbox-weak", {"calls": 0, "answered": 0, "limited": 0}))
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def pump_until_told() -> None:
+    """Stretch after stretch, as a worker's child does, until SIGTERM."""
+    settings = load_settings()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    database = Database(settings.database_url.get_secret_value())
+    upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
+    shared = SharedLimits.of(settings.broker_url.get_secret_value())
+    limiter, prices = Limiter(settings.models, shared), price_book(settings)
+    while not stop.is_set():
+        await Pump(database, settings, prices, upstreams, FakePublisher(), stop.is_set, limiter).run()
+    await upstreams.close()
+    if shared is not None:
+        await shared.close()
+
+
+if __name__ == "__main__":
+    main()
