@@ -50,6 +50,11 @@ def format_usd(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{whole}.{f'{fraction:09d}'.rstrip('0').ljust(2, '0')}"
 
 
+def format_usd_up(nano: int) -> str:
+    """Dollars rounded up to a millionth: a limit that is to be enough."""
+    return format_usd(-(-nano // 1000) * 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """Nano-dollars a million tokens."""
@@ -112,6 +117,10 @@ class PriceBook:
         """
         steps = self._steps[model]
         return steps[max(bisect_left(steps, input_bound, key=lambda step: step.above) - 1, 0)].price
+
+    def rates(self, model: str) -> list[list[int]]:
+        """The model's whole price, to be compared: from above so many input tokens, input, cached input, output."""
+        return [[s.above, s.price.input, s.price.cached_input, s.price.output] for s in self._steps[model]]
 
     def worst_cases(self, model: str, settings: ModelSettings, input_bytes: Ints, caps: Ints, choices: Ints) -> Ints:
         """`worst_case_nano` of many requests; a cap of `NO_CAP` is none."""

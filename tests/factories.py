@@ -140,10 +140,23 @@ def ingested_batch(database: Database, content: bytes | int | list[Any], setting
 def planned_batch(database: Database, content: bytes | int | list[Any], settings: Settings, **columns: Any) -> str:
     """The id of a batch that may be dispatched: ingested, scored and planned."""
     batch_id = ingested_batch(database, content, settings, **columns)
+    score_all(database, settings, batch_id)
+    assert plan(database, settings, batch_id)
+    return batch_id
+
+
+def previewed_batch(database: Database, content: bytes | int | list[Any], settings: Settings, **columns: Any) -> str:
+    """The id of a batch that shows its plan and waits to be approved; without a budget unless `columns` name one."""
+    batch_id = ingested_batch(database, content, settings, preview={}, **({"budget_nano": 0} | columns))
+    score_all(database, settings, batch_id)
+    assert not plan(database, settings, batch_id)
+    return batch_id
+
+
+def score_all(database: Database, settings: Settings, batch_id: str) -> None:
+    """Score every range of an ingested batch."""
     with database.transaction() as session:
         query = select(ScoreRange.first_line).where(ScoreRange.batch_id == batch_id)
         first_lines = session.scalars(query.order_by(ScoreRange.first_line)).all()
     for first_line in first_lines:
         score(database, settings, Routers(settings), batch_id, first_line)
-    assert plan(database, settings, batch_id)
-    return batch_id

@@ -1,7 +1,8 @@
-"""/v1/batches: create, retrieve, list, cancel, top up, retry."""
+"""/v1/batches: create, retrieve, list, cancel, top up, retry; and plans: make one to look at, have it run."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -11,15 +12,19 @@ from starlette.responses import Response
 
 from routing_service.api.context import After, KeyId, ObjectId, Services, Use, read_json
 from routing_service.api.replies import list_reply, reply
+from routing_service.batches.approve import approve
 from routing_service.batches.cancel import cancel
 from routing_service.batches.continuation import MoreMoney, retry
 from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
 from routing_service.batches.options import parse_budget
+from routing_service.batches.plan_view import plan_object
 from routing_service.batches.top_up import top_up
 from routing_service.batches.view import batch_object, list_batches
 from routing_service.errors import InvalidRequestError
 
 router = APIRouter(prefix="/v1/batches")
+
+POLL_SECONDS = "1"
 
 
 class CreateBody(BaseModel):
@@ -36,7 +41,7 @@ class CreateBody(BaseModel):
 
 
 class MoneyBody(BaseModel):
-    """What a client sends to top up or retry a batch."""
+    """What a client sends to top up, retry or approve a batch."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,6 +50,17 @@ class MoneyBody(BaseModel):
 
 @router.post("")
 async def create_batch(request: Request, key_id: KeyId, services: Use) -> Response:
+    wish = await _wish(request, preview=False)
+    return await run_in_threadpool(_create, services, key_id, wish)
+
+
+@router.post("/plan")
+async def plan_batch(request: Request, key_id: KeyId, services: Use) -> Response:
+    wish = await _wish(request, preview=True)
+    return await run_in_threadpool(_create, services, key_id, wish)
+
+
+async def _wish(request: Request, *, preview: bool) -> CreateBatch:
     body = await read_json(request, CreateBody)
     if body.output_expires_after is not None:
         raise InvalidRequestError(
@@ -52,7 +68,7 @@ async def create_batch(request: Request, key_id: KeyId, services: Use) -> Respon
             code="unsupported_parameter",
             param="output_expires_after",
         )
-    wish = CreateBatch(
+    return CreateBatch(
         input_file_id=body.input_file_id,
         endpoint=body.endpoint,
         completion_window=body.completion_window,
@@ -60,8 +76,8 @@ async def create_batch(request: Request, key_id: KeyId, services: Use) -> Respon
         routing=body.routing,
         idempotency_key=_idempotency_key(request),
         is_retry=_is_retry(request),
+        preview=preview,
     )
-    return await run_in_threadpool(_create, services, key_id, wish)
 
 
 @router.get("")
@@ -75,6 +91,21 @@ def list_of_batches(
 @router.get("/{batch_id}")
 def retrieve_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
     return _show(services, key_id, batch_id)
+
+
+@router.get("/{batch_id}/plan")
+def retrieve_plan(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    """200 with the plan; 202 with what is known so far while lines are still read and scored."""
+    with services.database.transaction() as session:
+        found, is_there = plan_object(session, key_id, batch_id)
+    return reply(found) if is_there else reply(found, 202, {"retry-after": POLL_SECONDS})
+
+
+@router.post("/{batch_id}/approve")
+async def approve_plan(batch_id: ObjectId, request: Request, key_id: KeyId, services: Use) -> Response:
+    asked = (await read_json(request, MoneyBody, optional=True)).budget_usd
+    budget = None if asked is None else parse_budget(asked)
+    return await run_in_threadpool(_approve, services, key_id, batch_id, budget)
 
 
 @router.post("/{batch_id}/cancel")
@@ -109,6 +140,12 @@ def _go_on(services: Services, key_id: str, wish: MoreMoney) -> Response:
 
 def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
     batch_id = create(services.database, services.settings, services.prices, services.publisher, key_id, wish)
+    return _show(services, key_id, batch_id)
+
+
+def _approve(services: Services, key_id: str, batch_id: str, budget: Decimal | None) -> Response:
+    s = services
+    approve(s.database, s.settings, s.prices, s.publisher, key_id, batch_id, budget)
     return _show(services, key_id, batch_id)
 
 

@@ -87,7 +87,7 @@ def continue_batch(session: Session, settings: Settings, prices: PriceBook, firs
     batch = batch_row(asked, options, first.router, candidates_of(settings), prices)
     batch.api_key_id, batch.input_file_id = first.api_key_id, first.input_file_id
     batch.continues, batch.fingerprint = first.id, wish.fingerprint()
-    add(session, batch, window_of(asked), options)
+    add(session, batch, window_of(asked.completion_window), options)
     return batch.id
 
 

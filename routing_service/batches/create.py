@@ -37,7 +37,7 @@ MAX_IDEMPOTENCY_KEY = 255
 
 @dataclass(frozen=True, slots=True)
 class CreateBatch:
-    """A client's wish. `is_retry`: the client says that it sends this again."""
+    """A client's wish. `is_retry`: the client says that it sends this again. `preview`: first show the plan."""
 
     input_file_id: str
     endpoint: str
@@ -46,10 +46,12 @@ class CreateBatch:
     routing: Mapping[str, Any] | None = None
     idempotency_key: str | None = None
     is_retry: bool = False
+    preview: bool = False
 
     def fingerprint(self) -> bytes:
         """Equal for equal wishes, however they are sent."""
         asked = [self.input_file_id, self.endpoint, self.completion_window, self.metadata, self.routing]
+        asked += ["preview"] if self.preview else []
         return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()
 
 
@@ -66,9 +68,11 @@ def create(
     Raises InvalidRequestError for what cannot be, NotFoundError for a file that is not the key's own, ConflictError
     for an idempotency key that was used for something else.
     """
-    window = window_of(wish)
+    if wish.endpoint != ENDPOINT:
+        raise InvalidRequestError(f"endpoint must be {ENDPOINT}; it is the only one", param="endpoint")
+    window = window_of(wish.completion_window)
     _check_metadata(wish.metadata)
-    options = parse_options(wish.routing, wish.metadata, settings)
+    options = parse_options(wish.routing, wish.metadata, settings, needs_budget=not wish.preview)
     router = _router(options, settings)
     candidates = candidates_of(settings)
     with database.transaction() as session:
@@ -111,15 +115,14 @@ def batch_row(
         strong_input_price=strong.input,
         strong_output_price=strong.output,
         priority=options.priority,
+        preview={} if wish.preview else None,
         state=BatchState.VALIDATING,
     )
 
 
-def window_of(wish: CreateBatch) -> timedelta:
-    """How long the batch may take. InvalidRequestError for another endpoint than ours or no such window."""
-    if wish.endpoint != ENDPOINT:
-        raise InvalidRequestError(f"endpoint must be {ENDPOINT}; it is the only one", param="endpoint")
-    found = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", wish.completion_window)
+def window_of(completion_window: str) -> timedelta:
+    """How long a batch may take. InvalidRequestError for what is no such time."""
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", completion_window)
     window = timedelta()
     if found:
         window = timedelta(**{"hours" if found[2] == "h" else "days": int(found[1])})

@@ -20,10 +20,11 @@ from sqlalchemy.orm import Session
 from routing_service.batches.incoming import file_lines, unanswered_lines
 from routing_service.batches.intake import Intake
 from routing_service.batches.lengths import with_learned_priors
+from routing_service.batches.options import too_small
 from routing_service.db import Database, try_lock
 from routing_service.lines import Line, LineError, threshold_alias
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
-from routing_service.pricing import PriceBook, format_usd
+from routing_service.pricing import PriceBook
 from routing_service.settings import Settings
 
 _COPY = (
@@ -62,7 +63,8 @@ def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: 
             with session.begin_nested():
                 _copy_lines(database, session, batch, intake)
                 _lock(session, batch)  # before the budget is read: it may be topped up meanwhile
-                _check_budget(session, batch_id, intake)
+                if not batch.is_preview:  # which shows what would do
+                    _check_budget(session, batch_id, intake)
                 if intake.error_count:
                     raise _RefusedError
                 return _accept(session, batch, intake)
@@ -117,12 +119,7 @@ def _check_budget(session: Session, batch_id: str, intake: Intake) -> None:
     limit = session.scalars(select(Budget.limit_nano).where(Budget.batch_id == batch_id)).one()
     least = intake.floor_nano + intake.largest_worst_nano
     if limit < least:
-        millionths = -(-least // 1000) * 1000
-        message = (
-            f"The budget of ${format_usd(limit)} is too small for this batch even at its cheapest;"
-            f" the least that will do is ${format_usd(millionths)}."
-        )
-        intake.refuse(LineError("budget_too_small", message, "budget_usd"))
+        intake.refuse(LineError("budget_too_small", too_small(limit, least), "budget_usd"))
 
 
 def _lock(session: Session, batch: Batch) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from routing_service.errors import InvalidRequestError
+from routing_service.pricing import format_usd, format_usd_up
 from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000
@@ -43,7 +44,7 @@ Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 
 
 class BatchOptions(BaseModel):
-    """The options of a batch. Stored as JSON with the budget as a string, `budget_usd` always filled in."""
+    """The options of a batch. Stored as JSON with the budget as a string, filled in unless it is a preview's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,13 +61,16 @@ class BatchOptions(BaseModel):
 
     @property
     def budget(self) -> Decimal:
-        """The budget in dollars; a parsed batch always has one."""
-        assert self.budget_usd is not None
-        return self.budget_usd
+        """The budget in dollars; 0 for a preview without one."""
+        return self.budget_usd if self.budget_usd is not None else Decimal(0)
 
 
 def parse_options(
-    routing: Mapping[str, Any] | None, metadata: Mapping[str, str] | None, settings: Settings
+    routing: Mapping[str, Any] | None,
+    metadata: Mapping[str, str] | None,
+    settings: Settings,
+    *,
+    needs_budget: bool = True,
 ) -> BatchOptions:
     """The options a client asked for; `routing` wins over `metadata`, whose other keys are the client's own.
 
@@ -84,7 +88,8 @@ def parse_options(
             )
     options = _validate(values)
     _check_mode(options, values)
-    return options.model_copy(update={"budget_usd": _budget(options, settings)})
+    budget = batch_budget(options.budget_usd, settings) if needs_budget or options.budget_usd is not None else None
+    return options.model_copy(update={"budget_usd": budget})
 
 
 def parse_budget(value: Any) -> Decimal:
@@ -121,10 +126,17 @@ def _check_mode(options: BatchOptions, values: Mapping[str, tuple[str, Any]]) ->
             )
 
 
-def _budget(options: BatchOptions, settings: Settings) -> Decimal:
-    budget = options.budget_usd
-    if budget is None:
-        budget = settings.budget.default_usd
+def too_small(limit_nano: int, least_nano: int) -> str:
+    """What a client is told whose budget is below the least."""
+    return (
+        f"The budget of ${format_usd(limit_nano)} is too small for this batch even at its cheapest;"
+        f" the least that will do is ${format_usd_up(least_nano)}."
+    )
+
+
+def batch_budget(asked: Decimal | None, settings: Settings) -> Decimal:
+    """The budget asked for, else the configured one. InvalidRequestError: `budget_required`, `invalid_budget`."""
+    budget = asked if asked is not None else settings.budget.default_usd
     if budget is None:
         raise InvalidRequestError(
             "this batch needs a budget: give routing.budget_usd (or metadata.budget_usd), in dollars",

@@ -1,7 +1,7 @@
 """Pausing: a batch in progress stands still for a cause that its client sees. It expires if nobody removes the cause.
 
 `budget`: its money does not cover the next request. `model_removed`: a model of its plan is no longer configured; the
-sweep resumes it when the model is back. What was answered stays.
+sweep resumes it when the model is back. `approval`: it was made to show its plan. What was answered stays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from routing_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BUDGET, MODEL_REMOVED = "budget", "model_removed"
+BUDGET, MODEL_REMOVED, APPROVAL = "budget", "model_removed", "approval"
+AWAITS_APPROVAL = "This is a plan. Nothing of it is sent, and it costs nothing, until it is approved."
 
 
 def pause_for_budget(session: Session, batch_id: str) -> None:

@@ -7,18 +7,22 @@ predicted costs hardly differ, their differences are mostly error, and count les
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from routing_service.batches.pausing import pause_for_models
+from routing_service.batches.cutting import cut
+from routing_service.batches.pausing import APPROVAL, AWAITS_APPROVAL, pause_for_models
+from routing_service.batches.preview import find_preview
 from routing_service.batches.probing import probes_for
 from routing_service.batches.ranking import BY_COST, expected_costs
 from routing_service.batches.reserve import edge_of_reserve, store_reserve
 from routing_service.batches.scored import Scored, read_scored, write_ratios
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
-from routing_service.planning import NEVER, Damping, Floats, Plan, Ranking, damping_of, steps
+from routing_service.planning import NEVER, Damping, Floats, damping_of, steps
 from routing_service.pricing import price_book
 from routing_service.settings import Settings
 
@@ -26,7 +30,8 @@ from routing_service.settings import Settings
 def plan(database: Database, settings: Settings, batch_id: str) -> bool:
     """Plan a batch whose ranges are all scored. True when the batch has got its plan now and may be dispatched.
 
-    Idempotent: a plan that stands is kept (`replan` moves it).
+    Idempotent: a plan that stands is kept (`replan` moves it). A preview gets what it is there to show, and stands
+    still; once it is approved, it is planned like any other batch, from the same scores.
     """
     with database.transaction() as session:
         if not try_lock(session, f"plan:{batch_id}"):
@@ -36,9 +41,12 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
             return False
         if batch.planned_at is not None or pause_for_models(session, batch_id, batch.candidates, settings):
             return False
-        table = read_scored(session, batch, settings)
+        table = read_scored(session, batch, settings, std=batch.is_preview)
         damping = _damping(table, batch, settings)
         step = _ranked(table, batch, damping, settings)
+        if batch.is_preview:
+            _show(session, batch, find_preview(table, step, batch, _available(session, batch), settings))
+            return False
         made = cut(table, step, _available(session, batch), batch, settings)
         if not still_in_progress(session, batch):
             return False
@@ -54,6 +62,15 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
             store_reserve(batch, edge_of_reserve(table, _ratios(table, step), made))
         batch.planned_at = now
         return True
+
+
+def _show(session: Session, batch: Batch, found: dict[str, Any]) -> None:
+    """Keep what the preview found. Requests stay as they are: a plan ranks them when it is made."""
+    if not still_in_progress(session, batch):
+        return
+    batch.preview = found
+    batch.planned_at = session.scalars(select(func.clock_timestamp())).one()
+    batch.paused, batch.paused_reason = APPROVAL, AWAITS_APPROVAL
 
 
 def _store_damping(session: Session, batch: Batch, damping: Damping, table: Scored, step: Floats) -> None:
@@ -110,18 +127,3 @@ def _ranked(table: Scored, batch: Batch, damping: Damping | None, settings: Sett
         # What a cap forbids, what gains nothing and what is pinned stays where it is.
         found[:, 1] = np.where(np.isfinite(table.ratio), steps(table.cost, table.quality, damping)[:, 1], table.ratio)
     return found
-
-
-def cut(table: Scored, step: Floats, available: int, batch: Batch, settings: Settings) -> Plan:
-    """The plan of a batch's mode. `available`: what of its budget may still be spent, in nano-dollars."""
-    ranking = Ranking.of(table.cost, table.quality, table.line, step)
-    mode = batch.options.get("mode", "plan")
-    if mode == "share":
-        return ranking.share(float(batch.options["strong_share"]))
-    if mode == "threshold":
-        return ranking.threshold(float(batch.options["threshold"]))
-    within = ranking.within(available - table.largest_worst_case(settings))
-    if mode == "target_quality":
-        wanted = ranking.reaching(float(batch.options["target_quality"]))
-        return min(within, wanted, key=lambda plan: plan.expected_cost)
-    return within

@@ -17,7 +17,8 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service.batches.plan import batch_damping, cut, still_in_progress
+from routing_service.batches.cutting import cut
+from routing_service.batches.plan import batch_damping, still_in_progress
 from routing_service.batches.probing import Probing, ready_to_cut
 from routing_service.batches.ranking import BY_COST
 from routing_service.batches.reserve import edge_of_reserve, store_reserve
@@ -41,7 +42,7 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
         if not try_lock(session, f"plan:{batch_id}"):
             return False
         batch = session.get(Batch, batch_id)
-        if batch is None or batch.state is not BatchState.IN_PROGRESS or batch.planned_at is None:
+        if batch is None or batch.state is not BatchState.IN_PROGRESS or batch.planned_at is None or batch.is_preview:
             return False
         mode = batch.options.get("mode", "plan")
         if mode not in BY_COST or len(batch.candidates) < 2:

@@ -57,14 +57,17 @@ class _Claim:
     router: str
     mode: str
     candidates: list[str]
+    preview: bool  # shows intervals: wants the router's standard deviations
 
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """Qualities of shape (n, m). `failure`: why no router gave them, None where one did or none was needed."""
+    """Qualities of shape (n, m). `failure`: why no router gave them, None where one did or none was needed. `std` is
+    None where nothing is known of it, or nobody wants it."""
 
     quality: Floats
     scored: bool
+    std: Floats | None = None
     failure: str | None = None
 
 
@@ -99,7 +102,7 @@ _CLAIM = text(
     "update score_ranges s set attempts = least(s.attempts + 1, 32767) from batches b where b.id = s.batch_id"
     " and b.state = 'in_progress' and s.batch_id = :batch and s.first_line = :first and s.done_at is null"
     " returning s.batch_id, s.first_line, s.last_line, s.attempts, b.router,"
-    " coalesce(b.options ->> 'mode', 'plan'), b.candidates"
+    " coalesce(b.options ->> 'mode', 'plan'), b.candidates, b.preview is not null"
 )
 _WAITS_FOR_PLAN = text(
     "select state = 'in_progress' and planned_at is null and not exists"
@@ -107,10 +110,11 @@ _WAITS_FOR_PLAN = text(
 )
 _UPDATE = text(
     "with moved as (update requests r set state = 'scored', win_rate = t.w, ratio = t.r,"
-    " quality = cast(t.q as real[]), expected_cost_nano = cast(t.c as bigint[]), floor_nano = t.f"
+    " quality = cast(t.q as real[]), expected_cost_nano = cast(t.c as bigint[]), floor_nano = t.f,"
+    " std = cast(t.s as real[])"
     " from unnest(cast(:line as int[]), cast(:win_rate as real[]), cast(:ratio as double precision[]),"
-    " cast(:quality as text[]), cast(:cost as text[]), cast(:floor as bigint[]), cast(:change as bigint[]))"
-    " as t(l, w, r, q, c, f, d)"
+    " cast(:quality as text[]), cast(:cost as text[]), cast(:floor as bigint[]), cast(:change as bigint[]),"
+    " cast(:std as text[])) as t(l, w, r, q, c, f, d, s)"
     # The range is named besides the lines: whatever way the join is planned, no row beyond it is read.
     " where r.batch_id = :batch and r.line between :first and :last and r.line = t.l and r.state = 'queued'"
     " returning t.d) select coalesce(sum(d), 0)::bigint from moved"
@@ -158,9 +162,12 @@ def _scores(claim: _Claim, prompts: Sequence[str], settings: Settings, routers: 
     try:
         router = routers.get(claim.router)
         if claim.mode != "threshold":
-            return _Scores(router.score(prompts, claim.candidates)[0], scored=True)
+            quality, std = router.score(prompts, claim.candidates)
+            return _Scores(quality, scored=True, std=std if claim.preview else None)
         rates = router.win_rates(prompts, claim.candidates[-1], claim.candidates[0])
-        return _Scores(np.column_stack([constant[:, 0], rates]), scored=True)
+        # The two-model view comes without one.
+        spread = router.score(prompts, claim.candidates)[1] if claim.preview else None
+        return _Scores(np.column_stack([constant[:, 0], rates]), scored=True, std=spread)
     except Exception as error:
         # Whatever a router fails at, the batch outlives it; before the last attempt the error is the caller's to log.
         if claim.attempt < settings.score.max_attempts:
@@ -196,6 +203,7 @@ def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, tokens: Tokens,
         "win_rate": [None] * len(rows) if win_rate is None else win_rate.tolist(),
         "ratio": first_steps(step, columns, claim.candidates).tolist(),
         "quality": _array_texts(quality.tolist()),
+        "std": [None] * len(rows) if scores.std is None else _array_texts(scores.std.tolist()),
         "cost": _array_texts(cost.tolist()),
         "floor": floor.tolist(),
         "change": (floor - before).tolist(),

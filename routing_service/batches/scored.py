@@ -36,6 +36,7 @@ _FIELDS = {
     "max_cost": ">i8",
     "answers": ">i4",
 }
+UNKNOWN_STD = 0.5  # no number in [0, 1] spreads more
 _HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
 
@@ -51,7 +52,9 @@ class Scored:
     model: Ints
     columns: Columns
     cost: Ints  # (n, m) expected
+    answers: Ints  # lines that its answer serves
     quality: npt.NDArray[np.float64]  # (n, m), times the lines that its answer serves
+    std: npt.NDArray[np.float32] | None = None  # (n, m) of one line's quality, where it was asked for
 
     def __len__(self) -> int:
         return len(self.line)
@@ -79,29 +82,37 @@ class Scored:
         return largest
 
 
-def read_scored(session: Session, batch: Batch, settings: Settings) -> Scored:
-    """All requests of the batch that wait to be dispatched."""
+def read_scored(session: Session, batch: Batch, settings: Settings, *, std: bool = False) -> Scored:
+    """All requests of the batch that wait to be dispatched. `std`: with their standard deviations, of a preview; where
+    no router gave one it is UNKNOWN_STD."""
     m = len(batch.candidates)
-    table = _table(session, batch, list(settings.models), m)
+    table = _table(session, batch, list(settings.models), m, std)
 
     def column(name: str, kind: Any = np.int64) -> Any:
         return table[name]["value"].astype(kind)
 
     pinned, floor = column("pinned", np.bool_), column("floor")
     cost = np.column_stack([column(f"cost{j}") for j in range(m)])
-    answers = column("answers", np.float64)
+    answers = column("answers")
     quality = np.column_stack([column(f"quality{j}", np.float64) * answers for j in range(m)])
     cost[pinned] = floor[pinned, None]
     quality[pinned] = 0.5
     columns = Columns(column("input_bytes"), column("output_cap"), column("choices"), column("max_cost"), [])
     ratio = column("ratio", np.float64)
-    return Scored(column("line"), ratio, floor, pinned, column("model"), columns, cost, quality)
+    spread = None
+    if std:
+        spread = np.column_stack([column(f"std{j}", np.float32) for j in range(m)])
+        spread[pinned] = 0
+    return Scored(column("line"), ratio, floor, pinned, column("model"), columns, cost, answers, quality, spread)
 
 
-def _table(session: Session, batch: Batch, models: list[str], m: int) -> npt.NDArray[Any]:
+def _table(session: Session, batch: Batch, models: list[str], m: int, std: bool) -> npt.NDArray[Any]:
     names = _FIELDS | {f"cost{j}": ">i8" for j in range(m)} | {f"quality{j}": ">f4" for j in range(m)}
     more = [f", coalesce(expected_cost_nano[{j + 1}], floor_nano)" for j in range(m)]
     more += [f", coalesce(quality[{j + 1}], 0.5)::real" for j in range(m)]
+    if std:
+        names |= {f"std{j}": ">f4" for j in range(m)}
+        more += [f", coalesce(std[{j + 1}], {UNKNOWN_STD if j else 0})::real" for j in range(m)]
     row: list[Any] = [("fields", ">i2")]
     row += [(name, np.dtype([("width", ">i4"), ("value", kind)])) for name, kind in names.items()]
     query = _COPY.format(no_cap=NO_CAP, candidates="".join(more))

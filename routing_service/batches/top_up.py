@@ -16,7 +16,7 @@ from routing_service.batches.pausing import BUDGET
 from routing_service.batches.repeats import RETRY_WINDOW, earlier_batch, key_was_used, one_at_a_time
 from routing_service.batches.view import own_batch
 from routing_service.db import Database
-from routing_service.errors import InvalidRequestError
+from routing_service.errors import ConflictError, InvalidRequestError
 from routing_service.events import Publisher
 from routing_service.models import Batch, BatchState, Budget, TopUp
 from routing_service.pricing import NANO, PriceBook, format_usd, to_nano
@@ -34,8 +34,9 @@ def top_up(
     """Add `wish.budget` to a batch's budget, or create a continuation with it if the batch is completed.
 
     Returns the id of the batch that has the money. The same request sent twice adds once. Raises NotFoundError for a
-    batch that is not the key's own, ConflictError for one that has ended otherwise, InvalidRequestError for no amount
-    (`budget_required`) or one that would lead beyond the largest budget (`invalid_budget`).
+    batch that is not the key's own, ConflictError for one that has ended otherwise or waits to be approved,
+    InvalidRequestError for no amount (`budget_required`) or one that would lead beyond the largest budget
+    (`invalid_budget`).
     """
     if wish.budget is None:
         raise InvalidRequestError("give budget_usd: the dollars to add", code="budget_required", param="budget_usd")
@@ -48,6 +49,8 @@ def top_up(
         earlier = earlier_batch(session, api_key_id, wish)
         if earlier is not None:
             return earlier
+        if batch.is_preview:
+            raise ConflictError("This is a plan: name its budget when you approve it.", code="plan_not_approved")
         running = batch.state in (BatchState.VALIDATING, BatchState.IN_PROGRESS) and not about_to_complete(batch)
         if running:
             _add(session, batch, wish, amount)

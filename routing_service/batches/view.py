@@ -105,7 +105,7 @@ def _errors(batch: Batch) -> dict[str, Any] | None:
 def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
     expected = batch.expected_cost_nano
     return {
-        "budget_usd": format_usd(budget.limit_nano),
+        "budget_usd": None if batch.is_preview and not budget.limit_nano else format_usd(budget.limit_nano),
         "settled_usd": format_usd(budget.settled_nano),
         "reserved_usd": format_usd(budget.reserved_nano),
         "overrun_usd": format_usd(budget.overrun_nano),
@@ -126,7 +126,17 @@ def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None)
         "paused_reason": batch.paused_reason,
         "continues": batch.continues,
         "continued_by": follower,
+        "plan": plan_state(batch),
     }
+
+
+def plan_state(batch: Batch) -> str | None:
+    """How far a batch is that was made to show its plan: `pending`, `ready` or `approved`. None for any other."""
+    if batch.preview is None:
+        return None
+    if batch.approved_at is not None:
+        return "approved"
+    return "ready" if batch.preview else "pending"
 
 
 def _seconds(moment: datetime | None) -> int | None:

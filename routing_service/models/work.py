@@ -76,6 +76,8 @@ class Batch(Base):
     expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     unscored: Mapped[bool] = mapped_column(server_default=text("false"))
     unscored_reason: Mapped[str | None]
+    preview: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # see batches.preview; {}: to come
+    approved_at: Mapped[datetime | None]  # when its preview was told to run
     paused: Mapped[str | None]  # the cause, see batches.pausing
     paused_reason: Mapped[str | None]
     created_at: Mapped[Now]
@@ -89,12 +91,19 @@ class Batch(Base):
     expired_at: Mapped[datetime | None]
     cancelling_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
+
+    @property
+    def is_preview(self) -> bool:
+        """It is there to show its plan; nothing of it is dispatched before it is approved."""
+        return self.preview is not None and self.approved_at is None
+
     __table_args__ = (
         CheckConstraint("priority between 0 and 9", name="priority"),
         CheckConstraint("succeeded >= 0 and failed >= 0 and succeeded + failed <= total", name="counts"),
         CheckConstraint("duplicates between 0 and greatest(0, total - 1)", name="duplicates"),
         CheckConstraint("cardinality(candidates) >= 1", name="candidates"),
         CheckConstraint("floor_nano >= 0", name="floor"),
+        CheckConstraint("approved_at is null or preview is not null", name="approved"),
         CheckConstraint("(state = 'completed') = (completed_at is not null)", name="completed"),
         CheckConstraint("(state = 'cancelled') = (cancelled_at is not null)", name="cancelled"),
         CheckConstraint("(state = 'failed') = (failed_at is not null)", name="failed_at"),
@@ -133,6 +142,7 @@ class Request(Base):
     state: Mapped[RequestState] = mapped_column(REQUEST_STATE, server_default="queued")
     win_rate: Mapped[float | None] = mapped_column(REAL)
     quality: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))  # by candidate
+    std: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))  # of the quality; kept for previews only
     expected_cost_nano: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # by candidate
     ratio: Mapped[float | None] = mapped_column(Double)  # gain per dollar of the better model
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # its share of the batch's floor

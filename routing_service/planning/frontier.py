@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.planning.allocation import Ranking
-from routing_service.planning.hull import Floats
+from routing_service.planning.allocation import Plan, Ranking
+from routing_service.planning.hull import Floats, Ints
 
 RUNGS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the span from all-weak to all-strong
 LEVEL = 1.645  # standard deviations on either side hold 90 %
@@ -21,7 +21,7 @@ OUTCOME_VARIANCE = 0.35  # of one answer's gain around the expected one
 class Rung:
     """A plan at one budget. Money in nano-dollars. `gain` is the mean over all requests of the answer's quality minus
     the cheapest model's, in [-1, 1]; `low` and `high` are its 90 % interval; `gap` is what a plan with a request split
-    between two models would gain more, at most; `share`, by model, sums to 1."""
+    between two models would gain more, at most; `share`, by model, sums to 1. Shadow price and cut line: the plan's."""
 
     budget: int
     cost: int
@@ -31,35 +31,51 @@ class Rung:
     gap: float
     recovered: float  # of the gain that the dearest rung buys
     share: tuple[float, ...]
+    shadow_price: float
+    cut_line: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
+def frontier(
+    ranking: Ranking,
+    std: npt.NDArray[np.floating],
+    budgets: list[int] | None = None,
+    cut: Callable[[int], Plan] | None = None,
+    served: Ints | None = None,
+) -> list[Rung]:
+    """The plans at these budgets, or at a ladder from what the cheapest model costs to what buys all the gain.
 
-def frontier(ranking: Ranking, std: npt.NDArray[np.floating], budgets: list[int] | None = None) -> list[Rung]:
-    """The plans at these budgets, or at a ladder from the cheapest plan there is to the one that buys all the gain.
-
-    `std`: of the gain of each model over the cheapest, shape (n, m). The interval's two parts: what the router may be
-    wrong by, with errors correlated by a tenth (measured on held-out halves of MMLU, GSM8K and AlpacaEval: nine
-    intervals in ten hold), and that each answer turns out as it will.
+    `std`: of the gain of each model over the cheapest, shape (n, m). `cut`: the plan at a budget, of a mode that has
+    another rule than `Ranking.within`; of a ladder's rungs with the same plan only the first is kept. `served`: how
+    many equal requests each answer serves, shape (n,), with which the ranking's qualities are multiplied already; None:
+    one each. The interval's two parts: what the router may be wrong by, with errors correlated by a tenth (measured on
+    held-out halves of MMLU, GSM8K and AlpacaEval: nine intervals in ten hold), and that each answer turns out as it
+    will.
     """
-    free = ranking.within(0).expected_cost
-    most = ranking.base + int(ranking.spent[-1])
-    ladder = budgets if budgets is not None else [round(free + rung * (most - free)) for rung in RUNGS]
-    return [_rung(ranking, std, budget) for budget in ladder]
+    weight = np.ones(len(ranking.line), np.int64) if served is None else served
+    at = cut or ranking.within
+    if budgets is not None:
+        return [_rung(ranking, std, weight, budget, at(budget)) for budget in budgets]
+    least = ranking.base
+    most = max(least, at(least + int(np.abs(ranking.ranked.extra).sum())).expected_cost)
+    plans: dict[tuple[int, float], Rung] = {}
+    for part in RUNGS:
+        budget = round(least + part * (most - least))
+        plan = at(budget)
+        rung = _rung(ranking, std, weight, max(budget, plan.expected_cost), plan)
+        plans.setdefault((rung.cost, rung.gain), rung)
+    return list(plans.values())
 
 
-def _rung(ranking: Ranking, std: npt.NDArray[np.floating], budget: int) -> Rung:
-    plan = ranking.within(budget)
+def _rung(ranking: Ranking, std: npt.NDArray[np.floating], weight: Ints, budget: int, plan: Plan) -> Rung:
     n, m = ranking.step.shape
-    count = max(n, 1)
-    spread: Floats = std[np.arange(n), plan.model].astype(np.float64)
-    upgraded = int((plan.model > 0).sum())
+    count = max(int(weight.sum()), 1)
+    spread: Floats = std[np.arange(n), plan.model].astype(np.float64) * weight
     router = CORRELATION * spread.sum() ** 2 + (1 - CORRELATION) * np.square(spread).sum()
-    error = LEVEL * float(np.sqrt(router + OUTCOME_VARIANCE * upgraded)) / count
+    outcome = OUTCOME_VARIANCE * float(np.square(weight[plan.model > 0]).sum())
+    error = LEVEL * float(np.sqrt(router + outcome)) / count
     gain = plan.expected_gain / count
     whole = float(ranking.gained[-1])
-    shares = np.bincount(plan.model, minlength=m) / count
+    shares = np.bincount(plan.model, weight, m) / count
     return Rung(
         budget,
         plan.expected_cost,
@@ -69,4 +85,6 @@ def _rung(ranking: Ranking, std: npt.NDArray[np.floating], budget: int) -> Rung:
         plan.gap / count,
         plan.expected_gain / whole if whole > 0 else 0.0,
         tuple(float(share) for share in shares),
+        plan.shadow_price,
+        plan.cut_line,
     )

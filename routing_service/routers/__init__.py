@@ -7,6 +7,7 @@ for. A batch names a router that is built in (`gain`, which ships fitted, and `r
 
 from __future__ import annotations
 
+import hashlib
 from importlib import import_module
 from pathlib import Path
 
@@ -28,7 +29,7 @@ METHODS = {
 }
 ALIASES = {"sw_ranking": "similarity_weighted", "mf": "matrix_factorization"}
 
-__all__ = ["ALIASES", "METHODS", "Router", "Routers", "load_router", "make_router", "router_names"]
+__all__ = ["ALIASES", "METHODS", "Router", "Routers", "load_router", "make_router", "router_identity", "router_names"]
 
 
 def router_names(settings: Settings) -> list[str]:
@@ -52,6 +53,21 @@ def make_router(name: str, settings: Settings) -> Router:
 
         return RandomRouter(settings.routing.seed)
     return load_router(DEFAULT_ARTIFACT, settings)
+
+
+def router_identity(name: str, settings: Settings) -> str | None:
+    """What changes when another router takes that name; None where its artifact cannot be read, or there is none."""
+    from routing_service.routers.artifact import METADATA
+
+    artifacts = settings.routing.artifacts
+    if name == "random" and name not in artifacts:
+        return f"seed {settings.routing.seed}"
+    if name != "gain" and name not in artifacts:
+        return None
+    try:  # the metadata names the SHA-256 of the tensors
+        return hashlib.sha256((artifacts.get(name, DEFAULT_ARTIFACT) / METADATA).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def check_name(name: str, settings: Settings, param: str = "router") -> None:

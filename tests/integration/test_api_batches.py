@@ -58,6 +58,7 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "paused_reason": None,
         "continues": None,
         "continued_by": None,
+        "plan": None,
     }
     nothing = {"input_tokens": 0, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 0}
     assert shown == {

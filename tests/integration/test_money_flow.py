@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, example, given
@@ -16,15 +14,11 @@ from sqlalchemy import text
 from routing_service import ledger
 from routing_service.batches import lease
 from routing_service.batches.claim import Ticket, claim
-from routing_service.batches.continuation import MoreMoney
 from routing_service.batches.finish import finish
-from routing_service.batches.replan import replan
 from routing_service.batches.settle import Result, settle
 from routing_service.batches.sweep import sweep
-from routing_service.batches.top_up import top_up
 from routing_service.db import Database
-from routing_service.errors import ConflictError
-from routing_service.models import AttemptState, Batch, BatchState, EntryBasis
+from routing_service.models import AttemptState, BatchState, EntryBasis
 from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, broken, unsent
 from routing_service.pricing import cost_nano, price_book
 from routing_service.settings import Settings
@@ -104,14 +98,6 @@ class World:
         with self.database.transaction() as session:
             settle(session, late, POLICY, random.Random(0))
 
-    def top_up(self, dollars: str) -> None:
-        with self.database.transaction() as session:
-            owner = session.get_one(Batch, self.batch_id).api_key_id
-        wish = MoreMoney("top_up", self.batch_id, Decimal(dollars))
-        with suppress(ConflictError):  # it has ended, or is about to
-            assert top_up(self.database, SETTINGS, PRICES, FakePublisher(), owner, wish) == self.batch_id
-        replan(self.database, SETTINGS, self.batch_id)
-
     def end(self, column: str) -> None:
         change = {
             "cancel": "state = 'cancelling', cancelling_at = now()",
@@ -163,7 +149,6 @@ STEPS = st.one_of(
     st.tuples(st.just("settle"), st.lists(KINDS, min_size=1, max_size=5)),
     st.tuples(st.just("settle"), st.lists(KINDS, min_size=1, max_size=5)),
     st.tuples(st.just("lose"), st.integers(0, 1)),
-    st.tuples(st.just("top_up"), st.sampled_from(["0.00005", "0.02"])),
     st.tuples(st.just("end"), st.sampled_from(["cancel", "expire"])),
 )
 

@@ -156,20 +156,6 @@ def test_a_top_up_that_is_sent_again_after_the_batch_has_ended_creates_nothing(a
     assert len(client.batches.list().data) == 1
 
 
-def test_the_sdks_own_retry_after_a_lost_answer_adds_once(api: Api) -> None:
-    """The database answers late once: the client gives up and asks again, while its first try still waits."""
-    with api.client(retries=8) as client:
-        batch_id = submit(client)
-        with api.database.transaction() as session:
-            session.execute(text("lock table budgets in access exclusive mode"))
-            hurried = client.with_options(timeout=1.0)
-            thread = threading.Thread(target=ask, args=(hurried, batch_id, "top_up", "1"))
-            thread.start()
-            thread.join(1.2)  # the first try has timed out; it goes on when this transaction ends
-        thread.join()
-    assert limit_of(api.database, batch_id) == 2_000_000_000
-
-
 def test_top_ups_at_the_same_time_add_once_under_one_key_and_each_without(api: Api, client: OpenAI) -> None:
     batch_id = submit(client)
 

@@ -1,0 +1,93 @@
+"""What a preview shows: what a batch would cost and gain at a ladder of budgets, found once, when it is planned.
+
+The ladder is made by the very cut that the batch will be planned with, from the same scores. It is kept on the batch
+as JSON: whoever asks for it reads one row, however many requests there are. Money in nano-dollars.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from routing_service.batches.basis import basis_of
+from routing_service.batches.cutting import cut_within
+from routing_service.batches.scored import Scored
+from routing_service.models import Batch
+from routing_service.planning import Floats, Plan, Ranking, Rung, frontier
+from routing_service.pricing import price_book
+from routing_service.settings import Settings
+
+INTERVAL = 0.9
+
+
+def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, settings: Settings) -> dict[str, Any]:
+    """`step`: what the plan cuts. `limit_nano`: the batch's budget, 0 for none.
+
+    The least budget is what the cheapest models will probably cost and one worst case of theirs, as of any batch.
+    """
+    assert table.std is not None
+    margin = table.largest_worst_case(settings)
+    least = int(table.cost[:, 0].sum()) + margin
+    free, pinned = ~table.pinned, _Pinned.of(table, settings)
+    ranking = Ranking.of(table.cost[free], table.quality[free], table.line[free], step[free])
+    std = 2 * table.std[free].astype(np.float64)  # of the gain
+
+    served = table.answers[free]
+
+    def at(spendable: int) -> Plan:
+        return cut_within(ranking, spendable, batch)
+
+    def shown(rungs: list[Rung]) -> list[dict[str, Any]]:
+        return [_shown(rung, batch.candidates, pinned, int(table.answers.sum()), margin) for rung in rungs]
+
+    budgets = [limit_nano - margin - pinned.cost] if limit_nano >= least else []
+    chosen = frontier(ranking, std, budgets, at, served)
+    return {
+        "basis": basis_of(batch, [*batch.candidates, *pinned.counts], settings, price_book(settings)),
+        "least_nano": least,
+        "weak_nano": least - margin,
+        "strong_nano": int(table.cost[:, -1].sum()),
+        "interval": INTERVAL,
+        "ladder": shown(frontier(ranking, std, None, at, served)),
+        "chosen": next(iter(shown(chosen)), None),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinned:
+    """What the plan does not decide: it costs the same at every budget and gains nothing."""
+
+    counts: dict[str, int]  # lines, by model
+    cost: int
+
+    @classmethod
+    def of(cls, table: Scored, settings: Settings) -> _Pinned:
+        numbers = table.model[table.pinned]  # from 1; 0: a model that is no longer configured
+        served = table.answers[table.pinned]
+        counts = {key: int(served[numbers == n].sum()) for n, key in enumerate(settings.models, start=1)}
+        return cls({key: n for key, n in counts.items() if n}, int(table.cost[table.pinned, 0].sum()))
+
+
+def _shown(rung: Rung, candidates: Sequence[str], pinned: _Pinned, total: int, margin: int) -> dict[str, Any]:
+    """A rung of what the plan decides, put back among what is pinned. Shares and gains are of all requests; the shadow
+    price is null where nothing is upgraded."""
+    decided = 1 - sum(pinned.counts.values()) / max(total, 1)
+    share = {model: decided * part for model, part in zip(candidates, rung.share, strict=True)}
+    for model, count in pinned.counts.items():
+        share[model] = share.get(model, 0.0) + count / total
+    return {
+        "budget_nano": rung.budget + pinned.cost + margin,
+        "cost_nano": rung.cost + pinned.cost,
+        "gain": decided * rung.gain,
+        "low": decided * rung.low,
+        "high": decided * rung.high,
+        "gap": decided * rung.gap,
+        "recovered": rung.recovered,
+        "share": share,
+        "shadow_price": rung.shadow_price if math.isfinite(rung.shadow_price) else None,
+        "cut_line": rung.cut_line,
+    }
