@@ -70,10 +70,7 @@ def make_environment(environment: Path) -> Path:
     python = python_of(environment)
     if python.is_file() and _has_routellm(python):
         return python
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if uv is None:
-        raise RuntimeError("uv is not installed: `make setup` brings it")
-    settings = os.environ | _pip_settings()
+    uv, settings = find_uv(), os.environ | pip_settings()
     pinned = [f"{name}=={version(name).partition('+')[0]}" for name in SAME]
     install = [uv, "pip", "install", "--quiet", "--python", str(python)]
     local = any(Path(settings.get("UV_FIND_LINKS", "")).glob("torch-*cpu*")) if "UV_FIND_LINKS" in settings else False
@@ -89,7 +86,15 @@ def _has_routellm(python: Path) -> bool:
     return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def _pip_settings() -> dict[str, str]:
+def find_uv() -> str:
+    """RuntimeError where it is not installed."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        raise RuntimeError("uv is not installed: `make setup` brings it")
+    return uv
+
+
+def pip_settings() -> dict[str, str]:
     """pip's own configuration for uv, which does not read it; variables that are set win."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     found = {}

@@ -21,13 +21,14 @@ STOP_SECONDS = 15
 
 
 @contextmanager
-def run_postgres(directory: Path) -> Iterator[str]:
-    """A Postgres under `directory` with an empty database; yields its SQLAlchemy URL. Fast, not durable.
+def run_postgres(directory: Path, *, durable: bool = False) -> Iterator[str]:
+    """A Postgres under `directory` with an empty database; yields its SQLAlchemy URL. Fast rather than durable, unless
+    it is to be as `routebatch up` runs it.
 
     Call it from the main thread: the server stops when the thread that started it ends.
     """
     directory = private_dir(directory).absolute()
-    server = PostgresServer(directory, socket_dir(directory), durable=False)
+    server = PostgresServer(directory, socket_dir(directory), durable=durable)
     try:
         with _running(server, directory):
             server.create_database()
