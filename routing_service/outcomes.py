@@ -148,17 +148,24 @@ def _answer(raw: bytes, request_id: str | None, allowance: Allowance | None) -> 
 
 
 def _usage(usage: Any) -> Usage | None:
-    """The billed tokens, or None where the upstream gave no usable account (then the reservation is settled)."""
+    """The billed tokens, or None where the upstream gave no usable account (then the reservation is settled).
+
+    Where reasoning stands beside `completion_tokens` instead of in it (xAI, Gemini), the total tells; it is output.
+    """
     if not isinstance(usage, dict):
         return None
-    billed_input, billed_output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if billed_input is None or billed_output is None:
+    billed_input, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if billed_input is None or completion is None:
         return None
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens", MOST_TOKENS)
+    beside = reasoning if reasoning > completion else 0
+    total = _count(usage.get("total_tokens")) or 0
+    billed_output = min(max(completion + beside, total - billed_input), MOST_TOKENS)
     return Usage(
         billed_input,
         billed_output,
         cached=_detail(usage, "prompt_tokens_details", "cached_tokens", billed_input),
-        reasoning=_detail(usage, "completion_tokens_details", "reasoning_tokens", billed_output),
+        reasoning=min(reasoning, billed_output),
     )
 
 

@@ -24,6 +24,7 @@ NAMES = st.sampled_from(
         "completion_tokens_details",
         "cached_tokens",
         "reasoning_tokens",
+        "total_tokens",
     ]
 )
 ANSWER = {
@@ -63,6 +64,29 @@ def test_a_usage_beyond_all_bounds_counts_as_the_most_that_can_be_kept(tokens: s
     raw = json.dumps(ANSWER).replace('"prompt_tokens": 10', f'"prompt_tokens": {tokens}').encode()
     outcome = _read(200, raw)
     assert (outcome.basis, outcome.usage) == (EntryBasis.USAGE, Usage(2**31 - 1, 5, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "total", "output"),
+    [
+        (9, 94, 135, 103),  # beside
+        (9, 94, None, 103),
+        (94, 9, 135, 103),
+        (103, 94, 135, 103),  # inside
+        (103, 94, None, 103),
+        (103, 94, 100, 103),  # a total that cannot be
+    ],
+)
+def test_reasoning_is_output_whether_it_is_counted_inside_or_beside(
+    completion: int, reasoning: int, total: int | None, output: int
+) -> None:
+    usage = {
+        "prompt_tokens": 32,
+        "completion_tokens": completion,
+        "total_tokens": total,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+    assert _read(200, ANSWER | {"usage": usage}).usage == Usage(32, output, 0, reasoning)
 
 
 @given(usage=st.recursive(st.integers() | st.floats() | st.text() | st.none(), lambda x: st.dictionaries(NAMES, x)))
