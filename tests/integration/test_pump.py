@@ -3,64 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
 
 from routing_service import ledger
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
 from routing_service.batches.pump import Pump
-from routing_service.batches.settle import Result, settle
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.models import Batch, Budget
-from routing_service.outcomes import LOST, RetryPolicy
+from routing_service.models import Batch
 from routing_service.pricing import price_book
-from routing_service.settings import Settings
 from routing_service.upstream import Upstreams
-from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
+from tests.pumping import budget_of, pump_settings, run_pump, states_of
 from tests.sandbox_server import Sandbox, run_sandbox
-
-SLOTS = {"weak": 100, "strong": 100}
-
-
-def _settings(base_url: str, **dispatch: Any) -> Settings:
-    quick = {"idle_s": 0.5, "backoff_base_s": 0.01, "backoff_max_s": 0.05, "settle_interval_ms": 20}
-    models = {"strong": STRONG | {"base_url": base_url}, "weak": WEAK | {"base_url": base_url}}
-    return make_settings(models=models, dispatch=quick | dispatch)
-
-
-def _pump(database: Database, settings: Settings) -> FakePublisher:
-    publisher = FakePublisher()
-
-    async def run() -> None:
-        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-        try:
-            await Pump(database, settings, price_book(settings), upstreams, publisher).run()
-        finally:
-            await upstreams.close()
-
-    asyncio.run(run())
-    return publisher
-
-
-def _states(database: Database, batch_id: str) -> dict[str, int]:
-    query = text("select state, count(*) from requests where batch_id = :id group by state")
-    with database.transaction() as session:
-        return {row[0]: row[1] for row in session.execute(query, {"id": batch_id})}
-
-
-def _budget(database: Database, batch_id: str) -> Budget:
-    with database.transaction() as session:
-        return session.execute(
-            text("select limit_nano, reserved_nano, settled_nano, overrun_nano from budgets where batch_id = :id"),
-            {"id": batch_id},
-        ).one()  # type: ignore[return-value]
 
 
 def _plan(database: Database, requests: Sequence[Planned], **options: Any) -> str:
@@ -70,7 +27,7 @@ def _plan(database: Database, requests: Sequence[Planned], **options: Any) -> st
 
 def _assert_sound(database: Database, batch_id: str, sandbox: Sandbox, *, exact: bool = False) -> None:
     """Billed <= settled (+ overrun) and settled <= limit, nothing reserved, and every balance adds up."""
-    budget = _budget(database, batch_id)
+    budget = budget_of(database, batch_id)
     billed = sandbox.billed_nano()
     assert budget.reserved_nano == 0
     assert billed <= budget.settled_nano + budget.overrun_nano
@@ -85,10 +42,10 @@ def test_every_request_is_answered_by_its_planned_model_and_billed_exactly(datab
     requests = [Planned(ratio=2.0 if n % 4 == 0 else 0.5, prompt=f"Prompt {n}") for n in range(80)]
     batch_id = _plan(database, requests, shadow_price=1.0)
     with run_sandbox(latency_ms=5) as sandbox:
-        publisher = _pump(database, _settings(sandbox.base_url))
+        publisher = run_pump(database, pump_settings(sandbox.base_url))
         _assert_sound(database, batch_id, sandbox, exact=True)
         assert sandbox.stats()["models"]["sandbox-strong"]["answered"] == 20
-    assert _states(database, batch_id) == {"succeeded": 80}
+    assert states_of(database, batch_id) == {"succeeded": 80}
     assert ("finish", batch_id) in publisher.events
     with database.transaction() as session:
         batch = session.get_one(Batch, batch_id)
@@ -99,35 +56,28 @@ def test_every_request_is_answered_by_its_planned_model_and_billed_exactly(datab
 def test_faults_are_retried_and_charged_when_nobody_knows(database: Database) -> None:
     batch_id = _plan(database, [Planned(prompt=f"Prompt {n}") for n in range(60)])
     with run_sandbox(latency_ms=2, p500=0.1, reset_after=0.1, garbage=0.1, reset=0.05, seed=3) as sandbox:
-        _pump(database, _settings(sandbox.base_url, max_attempts=30))
+        run_pump(database, pump_settings(sandbox.base_url, max_attempts=30))
         _assert_sound(database, batch_id, sandbox)
-    assert _states(database, batch_id) == {"succeeded": 60}
+    assert states_of(database, batch_id) == {"succeeded": 60}
 
 
 def test_a_429_is_obeyed_and_costs_nothing(database: Database) -> None:
     batch_id = _plan(database, [Planned(prompt=f"Prompt {n}") for n in range(12)])
     with run_sandbox(latency_ms=2, p429=0.3, seed=1) as sandbox:
-        settings = _settings(sandbox.base_url, max_attempts=20, idle_s=5)
-        _pump(database, settings)
+        settings = pump_settings(sandbox.base_url, max_attempts=20, idle_s=5)
+        run_pump(database, settings)
         _assert_sound(database, batch_id, sandbox, exact=True)
-    assert _states(database, batch_id) == {"succeeded": 12}
+    assert states_of(database, batch_id) == {"succeeded": 12}
 
 
 def test_the_attempt_limit_ends_a_request_with_its_last_cause(database: Database) -> None:
     batch_id = _plan(database, [Planned()])
     with run_sandbox(latency_ms=2, p500=1.0) as sandbox:
-        _pump(database, _settings(sandbox.base_url, max_attempts=3))
-    assert _states(database, batch_id) == {"failed": 1}
+        run_pump(database, pump_settings(sandbox.base_url, max_attempts=3))
+    assert states_of(database, batch_id) == {"failed": 1}
     with database.transaction() as session:
         row = session.execute(text("select attempts, status_code, error_code from requests")).one()
         assert (row.attempts, row.status_code) == (3, 500)
-
-
-def test_an_upstream_that_cannot_be_reached_costs_nothing(database: Database) -> None:
-    batch_id = _plan(database, [Planned(), Planned()])
-    _pump(database, _settings("http://127.0.0.1:9/v1", max_attempts=2))
-    assert _states(database, batch_id) == {"failed": 2}
-    assert _budget(database, batch_id).settled_nano == 0
 
 
 def test_a_request_refused_by_the_upstream_is_not_retried(database: Database) -> None:
@@ -135,34 +85,10 @@ def test_a_request_refused_by_the_upstream_is_not_retried(database: Database) ->
     with database.transaction() as session:
         session.execute(text('update requests set body = \'{"model": "m", "messages": 7}\''))
     with run_sandbox(latency_ms=2) as sandbox:
-        _pump(database, _settings(sandbox.base_url))
+        run_pump(database, pump_settings(sandbox.base_url))
         _assert_sound(database, batch_id, sandbox, exact=True)
     with database.transaction() as session:
         assert session.execute(text("select state, attempts, status_code from requests")).one() == ("failed", 1, 400)
-
-
-def test_a_tight_budget_downgrades_then_ends_unaffordable_and_is_never_passed(database: Database) -> None:
-    requests = [Planned(ratio=2.0, prompt=f"Prompt {n}") for n in range(40)]
-    batch_id = _plan(database, requests, shadow_price=1.0, budget_nano=6_000_000, floor_each=30_000)
-    with run_sandbox(latency_ms=2) as sandbox:
-        _pump(database, _settings(sandbox.base_url))
-        _assert_sound(database, batch_id, sandbox, exact=True)
-        models = sandbox.stats()["models"]
-    assert models["sandbox-strong"]["answered"] >= 1
-    assert models["sandbox-weak"]["answered"] >= 1
-    states = _states(database, batch_id)
-    assert sum(states.values()) == 40
-    with database.transaction() as session:
-        assert session.scalar(text("select count(*) from decisions where reason = 'budget'"))
-
-
-def test_a_batch_that_waits_for_money_is_paused_not_ended(database: Database) -> None:
-    batch_id = _plan(database, [Planned()], budget_nano=1, options={"on_budget": "wait"})
-    _pump(database, _settings("http://127.0.0.1:9/v1"))
-    assert _states(database, batch_id) == {"scored": 1}
-    with database.transaction() as session:
-        batch = session.get_one(Batch, batch_id)
-        assert (batch.paused, bool(batch.paused_reason)) == ("budget", True)
 
 
 def test_a_request_above_its_own_cost_cap_goes_to_the_cheap_model_or_ends(database: Database) -> None:
@@ -173,7 +99,7 @@ def test_a_request_above_its_own_cost_cap_goes_to_the_cheap_model_or_ends(databa
     ]
     batch_id = _plan(database, requests, shadow_price=1.0)
     with run_sandbox(latency_ms=2) as sandbox:
-        _pump(database, _settings(sandbox.base_url))
+        run_pump(database, pump_settings(sandbox.base_url))
     with database.transaction() as session:
         rows = session.execute(
             text("select state, model from requests where batch_id = :id order by line"), {"id": batch_id}
@@ -185,38 +111,17 @@ def test_pinned_requests_go_where_they_are_pinned(database: Database) -> None:
     requests = [Planned(ratio=float("inf"), pinned="strong"), Planned(ratio=float("-inf"), pinned="weak")]
     batch_id = _plan(database, requests, shadow_price=float("inf"))
     with run_sandbox(latency_ms=2) as sandbox:
-        _pump(database, _settings(sandbox.base_url))
+        run_pump(database, pump_settings(sandbox.base_url))
     with database.transaction() as session:
         rows = session.execute(text("select model, reason from requests order by line"))
         assert [tuple(row) for row in rows] == [("strong", "pinned"), ("weak", "pinned")]
-    assert _states(database, batch_id) == {"succeeded": 2}
-
-
-def test_the_sweep_charges_a_dead_pumps_calls_in_full_and_frees_its_requests(database: Database) -> None:
-    batch_id = _plan(database, [Planned(prompt=f"Prompt {n}") for n in range(5)])
-    settings = _settings("http://127.0.0.1:9/v1")
-    held = lease.open_lease(database, 30)
-    with database.transaction() as session:
-        got = claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
-    sweep(database, settings, FakePublisher())
-    assert _states(database, batch_id) == {"dispatching": 5}
-    lease.close_lease(database, held)
-    publisher = FakePublisher()
-    sweep(database, settings, publisher)
-    assert _states(database, batch_id) == {"scored": 5}
-    assert _budget(database, batch_id).settled_nano == sum(t.reserved_nano for t in got.tickets)
-    with database.transaction() as session:
-        late = [Result(batch_id, t.line, t.attempt_id, t.number, t.price, LOST) for t in got.tickets]
-        settle(session, late, RetryPolicy.of(settings.dispatch), random.Random(0))
-        assert ledger.verify(session) == []
-        assert session.get_one(Batch, batch_id).floor_nano == 5000
-    assert _budget(database, batch_id).settled_nano == sum(t.reserved_nano for t in got.tickets)
+    assert states_of(database, batch_id) == {"succeeded": 2}
 
 
 def test_two_pumps_share_a_batch_and_answer_each_request_once(database: Database) -> None:
     batch_id = _plan(database, [Planned(prompt=f"Prompt {n}") for n in range(200)], budget_nano=NANO)
     with run_sandbox(latency_ms=5) as sandbox:
-        settings = _settings(sandbox.base_url, bite=8)
+        settings = pump_settings(sandbox.base_url, bite=8)
 
         async def both() -> None:
             upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
@@ -228,4 +133,4 @@ def test_two_pumps_share_a_batch_and_answer_each_request_once(database: Database
         asyncio.run(both())
         assert sandbox.stats()["seen"]["max_repeats"] == 1
         _assert_sound(database, batch_id, sandbox, exact=True)
-    assert _states(database, batch_id) == {"succeeded": 200}
+    assert states_of(database, batch_id) == {"succeeded": 200}

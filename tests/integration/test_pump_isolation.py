@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from sqlalchemy import text
 
 from routing_service import ledger
-from routing_service.batches.claim_rows import stopped_models
-from routing_service.batches.pump import Pump
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.pricing import price_book
-from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
-from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
+from tests.pumping import pump_settings, run_pump
 from tests.raw_upstream import http, raw_upstream
 from tests.sandbox_server import run_sandbox
-
-
-def _settings(base_url: str) -> Settings:
-    models = {"strong": STRONG | {"base_url": base_url}, "weak": WEAK | {"base_url": base_url}}
-    return make_settings(models=models, dispatch={"idle_s": 0.2, "backoff_base_s": 0.01, "settle_interval_ms": 20})
-
-
-def _pump(database: Database, settings: Settings) -> None:
-    async def run() -> None:
-        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-        try:
-            await Pump(database, settings, price_book(settings), upstreams, FakePublisher()).run()
-        finally:
-            await upstreams.close()
-
-    asyncio.run(run())
 
 
 def _rows(database: Database, query: str) -> list[tuple[Any, ...]]:
@@ -53,8 +31,8 @@ def test_a_batch_whose_model_is_no_longer_configured_is_paused_and_others_go_on(
         bad = make_planned_batch(session, _prompts(2))
         session.execute(text("update batches set candidates = '{gone,strong}' where id = :id"), {"id": bad})
     with run_sandbox(latency_ms=50) as sandbox:
-        settings = _settings(sandbox.base_url)
-        _pump(database, settings)
+        settings = pump_settings(sandbox.base_url)
+        run_pump(database, settings)
         states = dict(_rows(database, "select batch_id || state, count(*) from requests group by batch_id, state"))
         assert states == {f"{good}succeeded": 20, f"{bad}scored": 2}
         assert _rows(database, f"select paused, paused_reason from batches where id = '{bad}'") == [
@@ -69,14 +47,14 @@ def test_a_paused_batch_goes_on_when_its_model_is_back(database: Database) -> No
     with database.transaction() as session:
         make_planned_batch(session, _prompts(4))
     with run_sandbox() as sandbox:
-        settings = _settings(sandbox.base_url)
+        settings = pump_settings(sandbox.base_url)
         without = settings.model_copy(update={"models": {"weak": settings.models["weak"]}})
-        _pump(database, without)
+        run_pump(database, without)
         assert _rows(database, "select paused from batches") == [("model_removed",)]
         publisher = FakePublisher()
         sweep(database, settings, publisher)
         assert ("dispatch",) in publisher.events
-        _pump(database, settings)
+        run_pump(database, settings)
     assert _rows(database, "select paused, succeeded from batches") == [(None, 4)]
 
 
@@ -85,7 +63,7 @@ def test_a_line_pinned_to_a_model_that_is_gone_ends_with_that_reason(database: D
         pinned = [Planned(ratio=float("-inf"), pinned="gone") for _ in range(3)]
         make_planned_batch(session, [*pinned, *_prompts(3)])
     with run_sandbox() as sandbox:
-        _pump(database, _settings(sandbox.base_url))
+        run_pump(database, pump_settings(sandbox.base_url))
     query = "select state, error_code, count(*) from requests group by 1, 2 order by 1"
     assert _rows(database, query) == [("succeeded", None, 3), ("failed", "model_removed", 3)]
     assert _rows(database, "select succeeded, failed, floor_nano from batches") == [(3, 3, 0)]
@@ -103,8 +81,8 @@ def test_a_result_that_cannot_be_settled_takes_no_other_with_it(database: Databa
         make_planned_batch(session, _prompts(20))
         session.execute(text(REFUSE_LINE_7))
     with run_sandbox(latency_ms=20) as sandbox:
-        settings = _settings(sandbox.base_url)
-        _pump(database, settings)
+        settings = pump_settings(sandbox.base_url)
+        run_pump(database, settings)
     assert _rows(database, "select state, count(*) from requests group by state order by state") == [
         ("dispatching", 1),
         ("succeeded", 19),
@@ -124,22 +102,5 @@ def test_an_answer_with_an_unprintable_request_id_is_kept(database: Database) ->
         b'{"choices": [{"message": {"content": "a\\u0000b"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
     )
     with raw_upstream(http(body, b"X-Request-Id: r\xff\x01-1")) as url:
-        _pump(database, _settings(url))
+        run_pump(database, pump_settings(url))
     assert _rows(database, "select distinct state, request_id from requests") == [("succeeded", "r-1")]
-
-
-def test_a_usage_beyond_all_bounds_is_settled_up_to_the_limit_and_stops_its_model(database: Database) -> None:
-    with database.transaction() as session:
-        make_planned_batch(session, _prompts(1), budget_nano=1_000_000)
-    body = b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e19, "completion_tokens": 9}}'
-    with raw_upstream(http(body)) as url:
-        settings = _settings(url)
-        _pump(database, settings)
-    ((settled, overrun),) = _rows(database, "select settled_nano, overrun_nano from budgets")
-    assert settled == 1_000_000
-    assert overrun > 10**11
-    assert _rows(database, "select input_tokens from attempts") == [(2**31 - 1,)]
-    assert _rows(database, "select state from requests") == [("succeeded",)]
-    with database.transaction() as session:
-        assert ledger.verify(session) == []
-        assert stopped_models(session, settings) == {"weak"}
