@@ -80,8 +80,9 @@ def running_stack(
     weak: str = "sandbox-weak",
     concurrency: int = 256,
     cap: int = 256,
+    extra: str = "",
 ) -> Iterator[Stack]:
-    """A sandbox with the given options and a stack in a temporary state directory."""
+    """A sandbox with the given options and a stack in a temporary state directory. `extra`: more configuration."""
     command = [*resolve(("routebatch",)), "sandbox", "--port", "0", *sandbox_options]
     with (
         tempfile.TemporaryDirectory(prefix="rb-bench-") as directory,
@@ -91,7 +92,9 @@ def running_stack(
         try:
             url = sandbox.stdout.readline().split()[-1]
             config = Path(directory, "routebatch.toml")
-            config.write_text(CONFIG.format(url=url, strong=strong, weak=weak, cap=cap, concurrency=concurrency))
+            config.write_text(
+                CONFIG.format(url=url, strong=strong, weak=weak, cap=cap, concurrency=concurrency) + extra
+            )
             root = Path(directory, "state")
             with _up(root, config) as details:
                 stack = Stack(root, url, details, strong, weak)
