@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from cli.amounts import Usd
 from cli.batches import WAIT_CODES, json_option
 from cli.client import Batch, connected, connection_options
-from cli.submit import Usd
 
 
 @click.command("top-up")

@@ -6,33 +6,17 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cli.amounts import Usd
 from cli.client import Api, ApiError, Batch, connected, connection_options
 from cli.inputs import FORMATS, STDIN, Prepared, prepared
 
 MODES = ("plan", "target_quality", "share", "threshold")
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
-
-
-class Usd(click.ParamType[str]):
-    """A positive amount of dollars, kept as exact text."""
-
-    name = "USD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip().removeprefix("$")
-        try:
-            amount = Decimal(text)
-        except InvalidOperation:
-            self.fail(f"{value!r} is no amount of dollars", param, ctx)
-        if not amount.is_finite() or amount <= 0:
-            self.fail(f"{value!r}: more than 0 is needed", param, ctx)
-        return f"{amount:f}"
 
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 stopped by the budget (with --wait).")

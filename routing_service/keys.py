@@ -43,6 +43,19 @@ def list_keys(session: Session) -> Sequence[ApiKey]:
     return session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)).all()
 
 
+def find_key(session: Session, given: str) -> ApiKey:
+    """The key of this id, else the only one of this name that is not revoked. NotFoundError, InvalidRequestError."""
+    if (key := session.get(ApiKey, given)) is not None:
+        return key
+    query = select(ApiKey).where(ApiKey.name == given, ApiKey.revoked_at.is_(None))
+    named = session.scalars(query).all()
+    if not named:
+        raise NotFoundError(f"there is no key {given!r}", param="id")
+    if len(named) > 1:
+        raise InvalidRequestError(f"{len(named)} keys are called {given!r}: name one by its id", param="id")
+    return named[0]
+
+
 def revoke_key(session: Session, key_id: str) -> ApiKey:
     """Revoke a key, from the next request on. Its batches go on. Revoking twice changes nothing."""
     key = session.get(ApiKey, key_id, with_for_update=True)

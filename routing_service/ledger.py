@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.budgets import misplaced
 from routing_service.models import EntryBasis
 
 
@@ -160,6 +161,7 @@ def _append(session: Session, entries: Sequence[_Entry]) -> None:
 
 
 def _apply(session: Session, entries: Sequence[_Entry]) -> None:
+    """Move the balances. A limit that was lowered below what is used follows that down, and is never raised here."""
     changes: dict[int, list[int]] = {}
     for entry in entries:
         change = changes.setdefault(entry.budget_id, [0, 0, 0])
@@ -171,7 +173,9 @@ def _apply(session: Session, entries: Sequence[_Entry]) -> None:
         session.execute(
             text(
                 "update budgets set reserved_nano = reserved_nano - :reserved, settled_nano = settled_nano + :settled,"
-                " overrun_nano = overrun_nano + :overrun where id = :id"
+                " overrun_nano = overrun_nano + :overrun, limit_nano = case when lowered_to_nano is null"
+                " then limit_nano else least(limit_nano, greatest(lowered_to_nano,"
+                " reserved_nano + settled_nano - :reserved + :settled)) end where id = :id"
             ),
             {"reserved": reserved, "settled": settled, "overrun": overrun, "id": budget_id},
         )
@@ -213,7 +217,8 @@ where v.stored <> v.recomputed order by b.id, v.what
 def verify(session: Session) -> list[Difference]:
     """Recompute every balance from the entries, and the entries from attempts and requests; return what differs.
 
-    Also names attempts whose reservation is missing ("unreserved attempt") or that were closed without an entry.
+    Also names attempts whose reservation is missing or that were closed without an entry, and attempts that stand on a
+    budget of another key or time, or are missing on one of their own key's.
     """
     found = [Difference(int(b), w, int(s), int(r)) for b, w, s, r in session.execute(text(VERIFY))]
     orphans = session.execute(
@@ -226,4 +231,5 @@ def verify(session: Session) -> list[Difference]:
             " and c.kind <> 'reserve'))"
         )
     )
+    found += [Difference(b, f"attempt {a} on its key's budget", s, r) for b, a, s, r in misplaced(session)]
     return found + [Difference(0, f"attempt {row[0]} without its entries", int(row[1]), 0) for row in orphans]

@@ -46,22 +46,24 @@ def make_planned_batch(
     floor_each: int = 1000,
     expires_in_s: int = 3600,
     priority: int = 5,
+    key_id: str | None = None,
 ) -> str:
-    """A batch in progress with every request scored; returns its id."""
+    """A batch in progress with every request scored, of the key given or one of its own; returns its id."""
     unique = secrets.token_hex(8)
     now = session.scalar(text("select now()"))
     expires = session.scalar(text("select now() + make_interval(secs => :s)"), {"s": expires_in_s})
     assert now is not None
     assert expires is not None
-    key = ApiKey(id=f"key_{unique}", name="test", digest=secrets.token_bytes(32), hint="test")
-    session.add(key)
-    session.flush()
-    file = File(id=f"file-{unique}", api_key_id=key.id, purpose=FilePurpose.BATCH, filename="a.jsonl", bytes=1)
+    if key_id is None:
+        key_id = f"key_{unique}"
+        session.add(ApiKey(id=key_id, name="test", digest=secrets.token_bytes(32), hint="test"))
+        session.flush()
+    file = File(id=f"file-{unique}", api_key_id=key_id, purpose=FilePurpose.BATCH, filename="a.jsonl", bytes=1)
     session.add(file)
     session.flush()
     batch = Batch(
         id=f"batch_{unique}",
-        api_key_id=key.id,
+        api_key_id=key_id,
         input_file_id=file.id,
         endpoint="/v1/chat/completions",
         completion_window="24h",

@@ -3,7 +3,7 @@
 Order: clear cases first. The strong end (highest gain per dollar) and the weak end (lowest) are taken from both sides
 of the shadow price, so that what is left last is what lies nearest to it. Money decides: a request whose worst case
 does not fit waits while money of its budget is in flight; only then is it downgraded, and only when the cheapest model
-does not fit either is it unaffordable.
+does not fit either is it unaffordable. That is the batch's own budget; what does not fit a budget of its API key waits.
 
 Locks, always in this order: pump (share), batch, requests, budgets.
 """
@@ -20,21 +20,19 @@ from sqlalchemy.orm import Session
 
 from routing_service import ledger
 from routing_service.batches.claim_rows import (
-    HOMELESS,
-    UNAFFORDABLE,
     Choice,
     Plan,
-    budget_ids,
     candidates,
     hold_lease,
     insert_attempts,
     insert_decisions,
     lock_plan,
     mark_dispatching,
-    mark_ended,
     stopped_models,
 )
-from routing_service.batches.pausing import pause_for_budget, pause_for_models
+from routing_service.batches.endings import HOMELESS, UNAFFORDABLE, mark_ended
+from routing_service.batches.funds import Funds, lock_funds
+from routing_service.batches.pausing import pause_for_budget, pause_for_key_budget, pause_for_models
 from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
 from routing_service.models import Reason
@@ -106,12 +104,12 @@ def _take(
     slots: dict[str, int],
     result: Claim,
 ) -> None:
-    balances = ledger.lock_budgets(session, budget_ids(session, plan.batch_id))
+    funds = lock_funds(session, plan)
     planned = planned_models(rows, plan, settings, prices)
-    taking = _Taking(settings, prices, plan, planned, balances, slots, result)
+    taking = _Taking(settings, prices, plan, planned, funds, slots, result)
     for row in rows:
         taking.consider(row)
-    _write(session, pump_id, plan, taking, [b.budget_id for b in balances])
+    _write(session, pump_id, plan, taking, funds)
 
 
 class _Taking:
@@ -123,15 +121,16 @@ class _Taking:
         prices: PriceBook,
         plan: Plan,
         planned: dict[int, str],
-        balances: list[ledger.Balance],
+        funds: Funds,
         slots: dict[str, int],
         result: Claim,
     ) -> None:
         self.settings, self.prices, self.plan, self.slots, self.result = settings, prices, plan, slots, result
         self.planned = planned  # by line
-        self.headroom = min(balance.headroom for balance in balances)
+        self.headroom = funds.own.headroom
         self.floor = plan.floor_nano
-        self.in_flight = any(balance.reserved for balance in balances)
+        self.in_flight = funds.own.reserved > 0
+        self.key = funds.key
         self.took_strong = False
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
@@ -179,6 +178,10 @@ class _Taking:
         return choice.worst_nano + int(kept * self.plan.floor_factor) <= self.headroom
 
     def _take(self, choice: Choice) -> None:
+        """Take what the batch's own budget covers, unless the key's does not: then it waits."""
+        if not self.key.draw(choice.worst_nano):
+            self.result.waiting = True
+            return
         self.chosen.append(choice)
         self.headroom -= choice.worst_nano
         self.floor = max(0, self.floor - choice.row.floor_nano)
@@ -215,12 +218,12 @@ def _within_cap(choice: Choice) -> bool:
 _REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
 
 
-def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, budgets: list[int]) -> None:
+def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, funds: Funds) -> None:
     if taking.chosen:
-        ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen)
+        ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen, funds.at)
         insert_decisions(session, plan, taking.chosen)
         mark_dispatching(session, pump_id, taking.chosen)
-        ledger.reserve(session, budgets, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
+        ledger.reserve(session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
         taking.result.tickets = [
             Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
             for i, c in zip(ids, taking.chosen, strict=True)
@@ -229,7 +232,17 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, budgets:
     mark_ended(session, HOMELESS, taking.homeless)
     if taking.pause and not taking.chosen:
         pause_for_budget(session, plan.batch_id)
+    elif taking.key.needed_nano is not None and not taking.chosen and not taking.cheap_is_full:
+        pause_for_key_budget(session, plan.batch_id, taking.key.why(), taking.key.needed_nano)
     session.execute(
-        text("update batches set floor_nano = :floor, failed = failed + :failed where id = :id"),
-        {"floor": taking.floor, "failed": len(taking.unaffordable) + len(taking.homeless), "id": plan.batch_id},
+        text(
+            "update batches set floor_nano = :floor, failed = failed + :failed,"
+            " dearest_nano = greatest(dearest_nano, :dearest) where id = :id"
+        ),
+        {
+            "floor": taking.floor,
+            "failed": len(taking.unaffordable) + len(taking.homeless),
+            "dearest": max((choice.worst_nano for choice in taking.chosen), default=0),
+            "id": plan.batch_id,
+        },
     )

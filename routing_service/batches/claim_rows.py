@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.batches.reserve import Edge
 from routing_service.errors import LeaseLostError
-from routing_service.models import Reason, RequestState
+from routing_service.models import Reason
 from routing_service.planning import Damping
 from routing_service.pricing import Price
 from routing_service.settings import Settings
@@ -24,6 +25,8 @@ from routing_service.settings import Settings
 @dataclass(frozen=True, slots=True)
 class Plan:
     batch_id: str
+    api_key_id: str
+    priority: int
     candidates: tuple[str, ...]  # the cheapest first
     mode: str
     damping: Damping | None
@@ -61,10 +64,11 @@ def hold_lease(session: Session, pump_id: int) -> None:
 def lock_plan(session: Session, batch_id: str) -> Plan | None:
     row = session.execute(
         text(
-            "select id, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price, cut_line, floor_nano,"
-            " floor_factor, probes, reserve_ratio, reserve_line, cost_factors is not null as is_corrected,"
-            " router_version_id from batches where id = :id and state = 'in_progress' and planned_at is not null"
-            " and paused is null and expires_at > now() for no key update"
+            "select id, api_key_id, priority, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price,"
+            " cut_line, floor_nano, floor_factor, probes, reserve_ratio, reserve_line,"
+            " cost_factors is not null as is_corrected, router_version_id from batches where id = :id"
+            " and state = 'in_progress' and planned_at is not null and paused is null and expires_at > now()"
+            " for no key update"
         ),
         {"id": batch_id},
     ).one_or_none()
@@ -72,6 +76,8 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         return None
     return Plan(
         row.id,
+        row.api_key_id,
+        row.priority,
         tuple(row.candidates),
         row.options.get("mode", "plan"),
         Damping(row.cost_power, tuple(row.mean_extra_nano)) if row.mean_extra_nano else None,
@@ -128,24 +134,25 @@ def stopped_models(session: Session, settings: Settings) -> set[str]:
     return {model for model, bounds in found if model in settings.models and settings.models[model].bounds == bounds}
 
 
-def budget_ids(session: Session, batch_id: str) -> list[int]:
-    return list(session.scalars(text("select id from budgets where batch_id = :id"), {"id": batch_id}))
-
-
-def insert_attempts(session: Session, settings: Settings, pump_id: int, plan: Plan, chosen: list[Choice]) -> list[int]:
+def insert_attempts(
+    session: Session, settings: Settings, pump_id: int, plan: Plan, chosen: list[Choice], at: datetime
+) -> list[int]:
+    """Write the attempts as started `at`, the moment that chose the periods of their budgets. Returns their ids."""
     query = text("select nextval(pg_get_serial_sequence('attempts', 'id')) from generate_series(1, :n)")
     ids = list(session.scalars(query, {"n": len(chosen)}))
     session.execute(
         text(
             "insert into attempts (id, batch_id, line, number, pump_id, model, upstream_model, input_price,"
-            " cached_input_price, output_price, reserved_nano, bounds)"
-            " select i, :batch, l, n, :pump, m, u, p, c, o, r, b from unnest(cast(:i as bigint[]), cast(:l as int[]),"
-            " cast(:n as int[]), cast(:m as text[]), cast(:u as text[]), cast(:p as bigint[]), cast(:c as bigint[]),"
-            " cast(:o as bigint[]), cast(:r as bigint[]), cast(:b as text[])) as t(i, l, n, m, u, p, c, o, r, b)"
+            " cached_input_price, output_price, reserved_nano, bounds, started_at)"
+            " select i, :batch, l, n, :pump, m, u, p, c, o, r, b, cast(:at as timestamptz) from unnest("
+            "cast(:i as bigint[]), cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:u as text[]),"
+            " cast(:p as bigint[]), cast(:c as bigint[]), cast(:o as bigint[]), cast(:r as bigint[]),"
+            " cast(:b as text[])) as t(i, l, n, m, u, p, c, o, r, b)"
         ),
         {
             "batch": plan.batch_id,
             "pump": pump_id,
+            "at": at,
             "i": ids,
             "l": [c.row.line for c in chosen],
             "n": [c.row.attempts + 1 for c in chosen],
@@ -185,14 +192,14 @@ def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None
 
 # What is marked was read `for update` in this transaction: it is scored, and its place stays. Asked for by line or by
 # state, the planner may read the whole batch: how much of it is scored, its statistics learn only minutes later.
-_PLACES = "cast(cast(:places as text[]) as tid[])"
+PLACES = "cast(cast(:places as text[]) as tid[])"
 
 
 def mark_dispatching(session: Session, pump_id: int, chosen: list[Choice]) -> None:
     session.execute(
         text(
             "update requests q set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,"  # noqa: S608
-            f" model = t.m, reason = cast(t.r as reason) from unnest({_PLACES}, cast(:m as text[]),"
+            f" model = t.m, reason = cast(t.r as reason) from unnest({PLACES}, cast(:m as text[]),"
             " cast(:r as text[])) as t(place, m, r) where q.ctid = t.place"
         ),
         {
@@ -200,48 +207,5 @@ def mark_dispatching(session: Session, pump_id: int, chosen: list[Choice]) -> No
             "places": [c.row.place for c in chosen],
             "m": [c.model for c in chosen],
             "r": [c.reason for c in chosen],
-        },
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a request ends without a call."""
-
-    state: RequestState
-    reason: Reason
-    code: str
-    message: str
-
-
-UNAFFORDABLE = Ending(
-    RequestState.UNAFFORDABLE,
-    Reason.BUDGET,
-    "budget_exhausted",
-    "The budget cannot cover this request's worst case.",
-)
-HOMELESS = Ending(
-    RequestState.FAILED,
-    Reason.PINNED,
-    "model_removed",
-    "The model that this request is pinned to is no longer configured.",
-)
-
-
-def mark_ended(session: Session, ending: Ending, rows: list[Row[Any]]) -> None:
-    if not rows:
-        return
-    session.execute(
-        text(
-            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"  # noqa: S608
-            " reason = cast(:reason as reason), error_code = :code, error_message = :message"
-            f" where ctid = any({_PLACES})"
-        ),
-        {
-            "state": ending.state,
-            "reason": ending.reason,
-            "code": ending.code,
-            "message": ending.message,
-            "places": [row.place for row in rows],
         },
     )

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service import files
-from routing_service.batches.pausing import resume_with_models
+from routing_service.batches.pausing import resume_with_key_budgets, resume_with_models
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
 from routing_service.events import Publisher
@@ -32,6 +32,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
     after_s = settings.sweep.announce_after_s
     with database.transaction() as session:
         resume_with_models(session, settings)
+        resume_with_key_budgets(session)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)

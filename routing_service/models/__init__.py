@@ -10,12 +10,13 @@ from routing_service.models.base import (
     EntryBasis,
     EntryKind,
     FilePurpose,
+    Period,
     Reason,
     RequestState,
 )
 from routing_service.models.files import ApiKey, File, FileChunk
 from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
-from routing_service.models.money import Attempt, Budget, LedgerEntry, TopUp
+from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
 from routing_service.models.work import Batch, Decision, Pump, Request, ScoreRange
 
 __all__ = [
@@ -38,7 +39,9 @@ __all__ = [
     "FileChunk",
     "FilePurpose",
     "FittedLengths",
+    "KeyLimit",
     "LedgerEntry",
+    "Period",
     "Pump",
     "Rating",
     "Reason",

@@ -97,6 +97,14 @@ class BudgetKind(enum.StrEnum):
     KEY = "key"
 
 
+class Period(enum.StrEnum):
+    """What the limit of an API key is for. Days and months are UTC's."""
+
+    DAY = "day"
+    MONTH = "month"
+    ALL = "all"
+
+
 class FilePurpose(enum.StrEnum):
     BATCH = "batch"
     BATCH_OUTPUT = "batch_output"

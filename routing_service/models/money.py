@@ -7,19 +7,51 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, SmallInteger, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from routing_service.models.base import AttemptState, Base, BudgetKind, EntryBasis, EntryKind, Id, Nano, Now, pg_enum
+from routing_service.models.base import (
+    AttemptState,
+    Base,
+    BudgetKind,
+    EntryBasis,
+    EntryKind,
+    Id,
+    Nano,
+    Now,
+    Period,
+    pg_enum,
+)
+
+PERIOD = pg_enum(Period, "budget_period")
+
+
+class KeyLimit(Base):
+    """What an API key's batches may spend in each period. A period's budget is made of it on first use."""
+
+    __tablename__ = "key_limits"
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    period: Mapped[Period] = mapped_column(PERIOD, primary_key=True)
+    limit_nano: Mapped[Nano]
+    set_at: Mapped[datetime]  # first: what was reserved before does not count
+    __table_args__ = (CheckConstraint("limit_nano >= 0", name="sign"),)
 
 
 class Budget(Base):
-    """A limit, and what of it is reserved and settled. The check is the ceiling: no code can overspend it."""
+    """A limit, and what of it is reserved and settled. The check is the ceiling: no code can overspend it.
+
+    A key's budget counts what its batches reserve from `opened_at` until the period ends, or the limit is removed.
+    """
 
     __tablename__ = "budgets"
     id: Mapped[Id]
     kind: Mapped[BudgetKind] = mapped_column(pg_enum(BudgetKind, "budget_kind"))
     batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"), unique=True)
     api_key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    period: Mapped[Period | None] = mapped_column(PERIOD)
     period_start: Mapped[datetime | None]
+    resets_at: Mapped[datetime | None]  # the period's end
+    opened_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
     limit_nano: Mapped[Nano]
+    lowered_to_nano: Mapped[int | None] = mapped_column(BigInteger)  # the limit follows what is used down to this
     reserved_nano: Mapped[Nano] = mapped_column(server_default="0")
     settled_nano: Mapped[Nano] = mapped_column(server_default="0")
     overrun_nano: Mapped[Nano] = mapped_column(server_default="0")
@@ -32,13 +64,20 @@ class Budget(Base):
             " else batch_id is null and api_key_id is not null end",
             name="owner",
         ),
+        CheckConstraint(
+            "(kind = 'key') = (period is not null) and (kind = 'key') = (opened_at is not null)"
+            " and (coalesce(period, 'all') = 'all') = (period_start is null)"
+            " and (period_start is null) = (resets_at is null) and (kind = 'key' or closed_at is null)",
+            name="period",
+        ),
         Index(
             "uq_budgets_key_period",
             "api_key_id",
+            "period",
             "period_start",
             unique=True,
             postgresql_nulls_not_distinct=True,
-            postgresql_where="kind = 'key'",
+            postgresql_where=text("kind = 'key' and closed_at is null"),
         ),
     )
 

@@ -61,6 +61,7 @@ class Batch(Base):
     duplicates: Mapped[int] = mapped_column(server_default="0")  # requests that are twins of others
     duplicates_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
+    dearest_nano: Mapped[Nano] = mapped_column(server_default="0")  # the largest worst case that it has reserved
     cost_power: Mapped[float] = mapped_column(Double, server_default="1")  # the plan's damping, see planning.Damping
     mean_extra_nano: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))  # by candidate; none: no damping
     shadow_price: Mapped[float | None] = mapped_column(Double)  # gain per dollar
@@ -80,6 +81,7 @@ class Batch(Base):
     approved_at: Mapped[datetime | None]  # when its preview was told to run
     paused: Mapped[str | None]  # the cause, see batches.pausing
     paused_reason: Mapped[str | None]
+    paused_needs_nano: Mapped[int | None] = mapped_column(BigInteger)  # what its key must have left for it to go on
     created_at: Mapped[Now]
     expires_at: Mapped[datetime]
     announced_at: Mapped[Now]  # when its next step was last announced; the sweep looks here

@@ -40,7 +40,7 @@ def test_schema_equals_the_models(database_url: str) -> None:
 
 def test_views_carry_comments(database: Database) -> None:
     with database.transaction() as session:
-        for view in ("cost_by_batch", "cost_by_model_day", "savings_by_batch"):
+        for view in ("cost_by_batch", "cost_by_model_day", "savings_by_batch", "cost_by_key_period"):
             assert session.scalar(text("select obj_description(cast(:v as regclass))"), {"v": view})
 
 
