@@ -10,7 +10,7 @@ can say of every attempt on which budgets it belongs. Locks, in this order: key,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import text
@@ -76,7 +76,8 @@ def standing(session: Session, key_id: str | None = None) -> list[KeyBudget]:
         ),
         {"key": key_id},
     )
-    return [KeyBudget(*row[:2], Period(row[2]), *row[3:-1], row[-1] and row[-1].astimezone(UTC)) for row in rows]
+    found = [KeyBudget(row[0], row[1], Period(row[2]), *row[3:]) for row in rows]
+    return [replace(budget, resets_at=budget.resets_at and budget.resets_at.astimezone(UTC)) for budget in found]
 
 
 def open_periods(session: Session, key_id: str) -> None:

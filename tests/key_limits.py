@@ -59,13 +59,16 @@ def end_period(database: Database, key_id: str) -> None:
             ),
             {"key": key_id},
         )
-        session.execute(
-            text(
-                "update budgets set period_start = period_start - interval '32 days', resets_at = resets_at"
-                " - interval '32 days', opened_at = opened_at - interval '32 days' where api_key_id = :key"
-            ),
-            {"key": key_id},
-        )
+        oldest_first = text("select id from budgets where api_key_id = :key order by period_start")
+        for budget_id in session.scalars(oldest_first, {"key": key_id}).all():
+            session.execute(
+                text(
+                    "update budgets set period_start = period_start - interval '32 days', resets_at = resets_at"
+                    " - interval '32 days', opened_at = opened_at - interval '32 days', closed_at = closed_at"
+                    " - interval '32 days' where id = :id"
+                ),
+                {"id": budget_id},
+            )
 
 
 class Key:
