@@ -19,8 +19,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service import ledger
+from routing_service.budgets import set_limit
 from routing_service.db import Database
-from routing_service.models import EntryBasis
+from routing_service.models import EntryBasis, Period
 from tests.planned import Planned, make_planned_batch
 
 BITE = 64
@@ -84,13 +85,10 @@ def make_contest(
             ),
             {"n": lines},
         )
-        shared = session.scalar(
-            text(
-                "insert into budgets (kind, api_key_id, limit_nano) select 'key', min(api_key_id), :limit from batches"
-                " returning id"
-            ),
-            {"limit": shared_limit},
-        )
+        key_id = session.scalar(text("select min(api_key_id) from batches"))
+        assert key_id is not None
+        set_limit(session, key_id, Period.ALL, shared_limit)
+        shared = session.scalar(text("select id from budgets where kind = 'key'"))
         assert shared is not None
         rows = session.execute(text("select batch_id, id from budgets where batch_id = any(:ids)"), {"ids": ids})
         return Contest(url, tuple(Account(*row) for row in rows), shared, lines, seed)

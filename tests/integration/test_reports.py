@@ -34,6 +34,7 @@ from routing_service.models import (
     RequestState,
 )
 from routing_service.reports import costs_by_batch, costs_by_day, costs_by_model
+from tests.key_limits import limited_key
 
 MILLION = 1_000_000
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -198,6 +199,7 @@ def test_csv_and_json_hold_exact_decimals(run: Run) -> None:
 @pytest.mark.parametrize("query", SQL.split(";")[:-1])
 def test_the_readmes_queries_run(session: Session, query: str) -> None:
     add_batch(session, "batch_a", NOON, ["weak", "strong"])
+    limited_key(session, 1)
     assert session.execute(text(query)).all()
 
 
