@@ -15,6 +15,8 @@ BYTES_A_TOKEN = 4
 MEMORY = 0.05  # weight of the last call in a running mean
 ASK_S = 0.1  # before the next question where there was less than asked for
 MOST_WAIT_S = 1.0  # before the same, however long it is to take: others may give back
+RECENT = 0.1  # weight of the last call in the share of calls that were refused
+MOST_REFUSED = 0.25  # of recent calls, for one refusal to be no word about the others: the third in a row is one
 USED_UP_S = 1.0  # at most, where nothing is left but no call was refused: the next answer says more
 FIRST_CALLS = 4  # until one is answered: an answer may tell a limit, or that nothing can be sent
 LONG_S = 5.0  # a wait that is worth a line in the log
@@ -32,6 +34,7 @@ class Pace:
         self._spread_from = 0.0  # the end of the wait that held_until was drawn for
         self._hold_is_news = False
         self._fine = self._congested = self._in_flight = 0
+        self._refused = 0.0  # share of recent calls
         self._heard = False  # of any call
         self._seconds = 0.0  # that a call takes
         self._call_tokens = self._permit_tokens = self._expected_tokens(BYTES_A_TOKEN * model.expected_output_tokens)
@@ -82,12 +85,13 @@ class Pace:
             self._more_tokens += used - tokens
             if usage:
                 self._token_factor = min(max(self._token_factor * (1 + MEMORY * (used / tokens - 1)), 0.01), 100.0)
+        congested = outcome.status_code in CONGESTED or outcome.error_code == "timeout"
+        self._congested += congested
+        self._fine += not congested
+        self._refused += RECENT * (congested - self._refused)
         hold_s = 0.0
-        if outcome.status_code in CONGESTED or outcome.error_code == "timeout":
-            self._congested += 1
+        if congested and (self.rated or self._refused > MOST_REFUSED):
             hold_s = outcome.retry_after_s or 0.0
-        else:
-            self._fine += 1
         if outcome.allowance:
             self._said = (outcome.allowance.requests_per_minute, outcome.allowance.tokens_per_minute)
             hold_s = max(hold_s, min(outcome.allowance.used_up_s, USED_UP_S))

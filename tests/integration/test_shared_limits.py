@@ -127,10 +127,11 @@ def test_pumps_share_one_rate(broker_url: str) -> None:
     with_limits(broker_url, work)
 
 
-def test_a_429_of_one_pump_stops_the_model_in_all_and_slows_it_down(broker_url: str) -> None:
+def test_429s_of_one_pump_stop_the_model_in_all_and_slow_it_down(broker_url: str) -> None:
     async def work(shared: SharedLimits) -> None:
         first, second = limiter(shared), limiter(shared)
-        first.ended("weak", REFUSED, 0.0, 0.1)
+        for _ in range(3):
+            first.ended("weak", REFUSED, 0.0, 0.1)
         assert await granted(first) == 0
         assert await granted(second) == 0
         reply = (await shared.exchange({"weak": Report(ceiling=128)}))["weak"]

@@ -129,7 +129,7 @@ def test_what_an_overloaded_upstream_asks_to_wait_is_waited_by_all(status: int, 
     shared = FakeShared()
     first, second = Pump(shared), Pump(shared)
     second.free()
-    first.end(refused(status, retry_after_s=20))
+    first.end(refused(status, retry_after_s=20), 3)
     assert (first.free() == 0) == waits
     shared.now += 1.0
     assert (second.free() == 0) == waits
@@ -137,12 +137,29 @@ def test_what_an_overloaded_upstream_asks_to_wait_is_waited_by_all(status: int, 
     assert second.free() > 0
 
 
+def test_a_refusal_among_many_answers_is_no_word_about_the_other_calls() -> None:
+    shared = FakeShared()
+    pump = Pump(shared)
+    for _ in range(50):
+        pump.send(100)
+        pump.end(answered(), 99)
+        pump.end(refused(retry_after_s=20))
+        shared.now += 1.1
+        assert pump.free() > 90
+
+
+def test_where_a_rate_is_in_force_the_first_refusal_says_that_it_is_used_up() -> None:
+    pump = Pump(FakeShared(), requests_per_minute=600)
+    pump.end(refused(retry_after_s=20))
+    assert pump.free() == 0
+
+
 def test_after_a_wait_pumps_come_back_one_after_the_other() -> None:
     shared = FakeShared()
     pumps = [Pump(shared) for _ in range(8)]
     for seed, pump in enumerate(pumps):
         pump.limiter._rng = random.Random(seed)
-    pumps[0].end(refused(retry_after_s=20))
+    pumps[0].end(refused(retry_after_s=20), 3)
     starts = set[int]()
     back = set[Pump]()
     for tenth in range(230):
