@@ -94,6 +94,7 @@ class Pace:
             hold_s = outcome.retry_after_s or 0.0
         if outcome.allowance:
             self._said = (outcome.allowance.requests_per_minute, outcome.allowance.tokens_per_minute)
+            self.rated = True  # from now on permits are needed
             hold_s = max(hold_s, min(outcome.allowance.used_up_s, USED_UP_S))
         if hold_s and now + hold_s > self._hold_until:
             self._hold_until, self._hold_is_news = now + hold_s, True
