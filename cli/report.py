@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from routing_service.reports import Report
 
 # shown in the table only where they say something
-QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd", "duplicates", "duplicates_saved_usd"}
+QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd", "duplicates", "duplicates_saved_usd", "cached_saved_usd"}
 
 
 @click.group()

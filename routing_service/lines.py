@@ -29,7 +29,7 @@ ENDPOINT = "/v1/chat/completions"
 AUTO = "routebatch-auto"  # the batch decides
 MAX_CUSTOM_ID = 512
 MAX_COST_USD = 1_000_000
-DETERMINISTIC, SHARED = "deterministic", ("batch",)  # values of `dedupe`: which answers may serve other lines
+DETERMINISTIC, SHARED = "deterministic", ("batch", "key")  # values of `dedupe`: which answers may serve other lines
 DEEPEST_JSON = 200  # what the JSON library can write again, with room to spare
 
 _LINE_KEYS = frozenset(("custom_id", "method", "url", "body", "routing"))

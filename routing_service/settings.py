@@ -84,6 +84,7 @@ class DispatchSettings(Section):
     settle_results: int = Field(256, ge=1)
     idle_s: float = Field(2, ge=0)  # how long an idle pump waits for retries that fall due
     max_attempts: int = Field(6, ge=1)
+    reuse_answers_s: int = Field(604_800, ge=0)  # how old an answer may be that another batch of its key reuses
     backoff_base_s: float = Field(0.5, gt=0)
     backoff_max_s: float = Field(60, gt=0)
     max_response_bytes: int = Field(32_000_000, ge=1)

@@ -35,6 +35,7 @@ from routing_service.batches.funds import Funds, lock_funds
 from routing_service.batches.pausing import pause_for_budget, pause_for_key_budget, pause_for_models
 from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
+from routing_service.batches.reuse import reuse_answers
 from routing_service.models import Reason
 from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
@@ -65,6 +66,7 @@ class Claim:
 
     tickets: list[Ticket] = field(default_factory=list)
     waiting: bool = False
+    answered: int = 0  # without a call, by earlier answers
     closed: bool = False  # some requests ended without a call, or the batch was paused
 
 
@@ -79,17 +81,17 @@ def claim(
     hold_lease(session, pump_id)
     plan = lock_plan(session, batch_id)
     result = Claim()
-    if plan is None:
-        return result
-    if pause_for_models(session, batch_id, plan.candidates, settings):
+    if plan is None or pause_for_models(session, batch_id, plan.candidates, settings):
         return result
     slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
     rows = candidates(session, plan, settings.dispatch.bite, open_slots)
     if rows:
+        plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
+    if rows:
         _take(session, settings, prices, pump_id, plan, rows, open_slots, result)
-    if probing and not result.tickets and probing.in_vain(slots, cut=plan.is_corrected):
+    if probing and not result.tickets and not result.answered and probing.in_vain(slots, cut=plan.is_corrected):
         end_probing(session, plan.batch_id)
     return result
 

@@ -99,7 +99,7 @@ _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, pinned, max_cost_nano, input_bytes, output_cap, choices, answers, win_rate, quality,
-       ratio, floor_nano, attempts, cost_nano, expected_cost_nano, body
+       ratio, floor_nano, attempts, cost_nano, expected_cost_nano, call_digest, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now()) and {side}
 order by ratio {direction}, line {direction} limit :limit for update skip locked
 """

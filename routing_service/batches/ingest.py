@@ -29,7 +29,7 @@ from routing_service.settings import Settings
 
 _COPY = (
     "copy requests (batch_id, line, custom_id, body, pinned, max_cost_nano, input_bytes, output_cap, choices,"
-    " floor_nano, twin_of) from stdin"
+    " floor_nano, twin_of, call_digest) from stdin"
 )
 _COUNT_ANSWERS = text(
     "update requests q set answers = 1 + t.twins from (select twin_of, count(*) as twins from requests"
@@ -89,16 +89,17 @@ def _copy_lines(database: Database, session: Session, batch: Batch, intake: Inta
     ):
         for number, line, floor_nano, first in found:
             if not intake.error_count:
-                copy.write_row(_row(batch.id, number, line, floor_nano, first))
+                copy.write_row(_row(batch, number, line, floor_nano, first))
     if not intake.total:
         intake.refuse(LineError("empty_file", "The file has no lines."))
     if intake.duplicates:
         session.execute(_COUNT_ANSWERS, {"id": batch.id})
 
 
-def _row(batch_id: str, number: int, line: Line, floor_nano: int, first: int | None) -> tuple[Any, ...]:
+def _row(batch: Batch, number: int, line: Line, floor_nano: int, first: int | None) -> tuple[Any, ...]:
+    reusable = first is None and batch.options.get("dedupe") == "key"
     return (
-        batch_id,
+        batch.id,
         number,
         line.custom_id,
         line.body,
@@ -109,6 +110,7 @@ def _row(batch_id: str, number: int, line: Line, floor_nano: int, first: int | N
         line.choices,
         floor_nano,
         first,
+        line.call if reusable else None,
     )
 
 

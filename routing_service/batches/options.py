@@ -15,7 +15,7 @@ from routing_service.settings import Settings
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
 NOT_YET = ("plan_id", "explore_share")
-NOT_YET_VALUES = {("on_failure", "fallback"), ("dedupe", "key")}
+NOT_YET_VALUES = {("on_failure", "fallback")}
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 

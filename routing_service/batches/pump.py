@@ -129,8 +129,8 @@ class Pump:
                 continue
             for ticket in got.tickets:
                 self._send(ticket)
-            claimed += len(got.tickets)
-            if not got.tickets and not got.waiting:
+            claimed += len(got.tickets) + got.answered
+            if not got.tickets and not got.answered and not got.waiting:
                 self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
             if got.closed and not got.tickets:
                 await asyncio.to_thread(self._publisher.finish, batch.batch_id)

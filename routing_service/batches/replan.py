@@ -96,8 +96,10 @@ class _Sent:
 
 
 _SENT = text(
-    "select state::text, model, count(*) as requests, sum(cost_nano) as settled,"
-    " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano)) as expected,"
+    "select state::text, model, count(*) filter (where reason is distinct from 'cached') as requests,"
+    " sum(cost_nano) as settled,"
+    " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano))"
+    " filter (where reason is distinct from 'cached') as expected,"
     " sum(answers * 2 * (quality[array_position(cast(:models as text[]), model)] - quality[1])::float8)"
     " filter (where pinned is null) as gain"
     " from requests where batch_id = :id and state in ('succeeded', 'dispatching') group by state, model"

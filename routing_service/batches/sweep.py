@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from routing_service import files
 from routing_service.batches.pausing import resume_with_key_budgets, resume_with_models
+from routing_service.batches.reuse import forget_old_answers
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
 from routing_service.events import Publisher
@@ -23,12 +24,14 @@ CHUNK = 500
 
 
 def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
-    """Recover abandoned attempts, remove expired files, resume what may go on, then announce again what waits."""
+    """Recover abandoned attempts, remove expired files, forget old answers, resume what may go on, then announce again
+    what waits."""
     policy = RetryPolicy.of(settings.dispatch)
     while _recover_chunk(database, policy):
         pass
     while _remove_expired_file(database):
         pass
+    forget_old_answers(database, settings)
     after_s = settings.sweep.announce_after_s
     with database.transaction() as session:
         resume_with_models(session, settings)

@@ -113,6 +113,7 @@ def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None)
         "models": totals.by_model,
         "reasons": totals.by_reason,
         "duplicates": {"count": batch.duplicates, "saved_usd": format_usd(batch.duplicates_saved_nano)},
+        "cached": {"count": totals.by_reason.get("cached", 0), "saved_usd": format_usd(batch.cached_saved_nano)},
         "expected_gain": batch.expected_gain,
         "expected_cost_usd": None if expected is None else format_usd(expected),
         "router": batch.router,

@@ -119,6 +119,7 @@ class Reason(enum.StrEnum):
     PINNED = "pinned"
     UNSCORED = "unscored"  # scoring failed: cheapest-first
     BUDGET = "budget"  # downgraded: the better model did not fit
+    CACHED = "cached"  # an earlier batch of its key has paid for the answer
     DUPLICATE = "duplicate"  # another line of the batch asked the same, and its answer is this one's
 
 

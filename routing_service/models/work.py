@@ -60,6 +60,7 @@ class Batch(Base):
     failed: Mapped[int] = mapped_column(server_default="0")  # failed, unaffordable, expired and cancelled requests
     duplicates: Mapped[int] = mapped_column(server_default="0")  # requests that are twins of others
     duplicates_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
+    cached_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
     dearest_nano: Mapped[Nano] = mapped_column(server_default="0")  # the largest worst case that it has reserved
     cost_power: Mapped[float] = mapped_column(Double, server_default="1")  # the plan's damping, see planning.Damping
@@ -141,6 +142,7 @@ class Request(Base):
     choices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     twin_of: Mapped[int | None]  # the line that is asked in this one's stead; this one ends as that one did
     answers: Mapped[int] = mapped_column(server_default="1")  # lines that its answer serves: its own and its twins
+    call_digest: Mapped[bytes | None] = mapped_column(LargeBinary)  # where its answer may be reused, see batches.reuse
     state: Mapped[RequestState] = mapped_column(REQUEST_STATE, server_default="queued")
     win_rate: Mapped[float | None] = mapped_column(REAL)
     quality: Mapped[list[float] | None] = mapped_column(ARRAY(REAL))  # by candidate
@@ -163,6 +165,13 @@ class Request(Base):
     __table_args__ = (
         Index("uq_requests_custom_id", "batch_id", "custom_id", unique=True),
         Index("ix_requests_claim", "batch_id", "ratio", "line", postgresql_where="state = 'scored'"),
+        Index(
+            "ix_requests_reuse",
+            "call_digest",
+            "model",
+            postgresql_where="call_digest is not null and state = 'succeeded'",
+        ),
+        Index("ix_requests_reuse_age", "finished_at", postgresql_where="call_digest is not null"),
         CheckConstraint("line >= 1 and input_bytes >= 0 and choices >= 1 and attempts >= 0", name="bounds"),
         CheckConstraint("(state = 'dispatching') = (pump_id is not null)", name="claimed"),
         CheckConstraint("state in ('queued', 'scored', 'dispatching') or finished_at is not null", name="finished"),

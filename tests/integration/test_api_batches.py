@@ -45,6 +45,7 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "models": {},
         "reasons": {},
         "duplicates": {"count": 0, "saved_usd": "0.00"},
+        "cached": {"count": 0, "saved_usd": "0.00"},
         "expected_gain": None,
         "expected_cost_usd": None,
         "router": "gain",
