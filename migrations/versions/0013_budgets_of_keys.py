@@ -75,6 +75,8 @@ def downgrade() -> None:
     op.drop_column("batches", "paused_needs_nano")
     op.drop_index("uq_budgets_key_period", "budgets")
     op.drop_constraint(op.f("ck_budgets_period"), "budgets")
+    # Before, a start was all that told the budgets of a key apart.
+    op.execute("update budgets set period_start = opened_at + id * interval '1 microsecond' where kind = 'key'")
     for column in ("lowered_to_nano", "closed_at", "opened_at", "resets_at", "period"):
         op.drop_column("budgets", column)
     op.create_index(

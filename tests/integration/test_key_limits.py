@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
 
+from migrations.runner import downgrade, revisions
 from routing_service.budgets import remove_limit, set_limit, standing, top_up
 from routing_service.db import Database
 from routing_service.errors import InvalidRequestError, NotFoundError
@@ -105,3 +107,48 @@ def test_a_key_or_limit_that_is_not_there_is_named(database: Database) -> None:
         remove_limit(session, key_id, Period.MONTH)
     with pytest.raises(InvalidRequestError), database.transaction() as session:
         set_limit(session, key_id, Period.DAY, 10**18 + 1)
+
+
+def test_limits_change_while_batches_claim_and_verify_still_knows_where_every_attempt_belongs(
+    database: Database,
+) -> None:
+    key = Key(database, NANO)
+    batches = [key.batch([WEAK] * 20) for _ in range(3)]
+
+    def work(batch_id: str) -> int:
+        taken = 0
+        for _ in range(20):
+            tickets = key.claim(batch_id, {"weak": 1, "strong": 0}).tickets
+            key.settle(tickets, ANSWER)
+            taken += len(tickets)
+        return taken
+
+    def change() -> int:
+        for _ in range(8):
+            for period in (Period.MONTH, Period.ALL):
+                key.limit(period, NANO)
+                with database.transaction() as session:
+                    top_up(session, key.id, period, 1)
+            for period in (Period.ALL, Period.MONTH):
+                with database.transaction() as session:
+                    remove_limit(session, key.id, period)
+        return 0
+
+    with ThreadPoolExecutor(4) as pool:
+        changing = pool.submit(change)
+        assert sum(pool.map(work, batches)) == 60
+        changing.result()
+    assert key.differences() == []
+    with database.transaction() as session:
+        assert session.scalar(text("select count(*) from budgets where closed_at is not null and settled_nano > 0"))
+
+
+def test_the_schema_goes_down_with_budgets_of_periods_that_begin_together(
+    database: Database, database_url: str
+) -> None:
+    key = Key(database, NANO)
+    key.limit(Period.MONTH, NANO)
+    with database.transaction() as session:
+        session.execute(text("update budgets set period_start = '2026-11-01', resets_at = '2026-11-02'"))
+    downgrade(database_url)
+    assert revisions(database_url)[0] is None
