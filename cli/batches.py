@@ -1,4 +1,5 @@
-"""`routebatch status`, `watch`, `results`, `list` and `cancel`: what a client does with batches it has submitted."""
+"""What a client does with batches it has submitted: `routebatch status`, `watch`, `results`, `list`, `pause`, `resume`,
+`cancel`."""
 
 from __future__ import annotations
 
@@ -104,6 +105,29 @@ def _row(batch: Batch) -> tuple[str, ...]:
     numbers = (str(counts["total"]), str(counts["completed"]), str(counts["failed"] or error_count(batch)))
     money = (usd(routing.get("settled_usd")), usd(routing.get("budget_usd")))
     return (batch["id"], state(batch), when(batch["created_at"]), *numbers, *money)
+
+
+@click.command()
+@click.argument("batch_id")
+@json_option
+@connection_options
+def pause(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """Let a batch stand still: nothing more of it is sent, until it is resumed.
+
+    Calls in flight come back and are paid. Its completion window runs on.
+    """
+    with connected(url, api_key) as api:
+        _show(api.pause(batch_id), as_json)
+
+
+@click.command()
+@click.argument("batch_id")
+@json_option
+@connection_options
+def resume(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
+    """Let a batch go on that was paused by `routebatch pause`."""
+    with connected(url, api_key) as api:
+        _show(api.resume(batch_id), as_json)
 
 
 @click.command()

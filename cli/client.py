@@ -125,16 +125,22 @@ class Api:
 
     def go_on(self, batch_id: str, action: str, budget_usd: str | None, idempotency_key: str) -> Batch:
         """Top up or retry a batch (`action`: top_up, retry); returns the batch that has the money."""
+        body = {} if budget_usd is None else {"budget_usd": budget_usd}
+        return self._post(batch_id, action, body, {"Idempotency-Key": idempotency_key})
+
+    def pause(self, batch_id: str) -> Batch:
+        return self._post(batch_id, "pause", {}, {})
+
+    def resume(self, batch_id: str) -> Batch:
+        return self._post(batch_id, "resume", {}, {})
+
+    def _post(self, batch_id: str, action: str, body: dict[str, str], headers: dict[str, str]) -> Batch:
+        """What routing adds to OpenAI's API: the SDK has no method for it."""
         from openai.types import Batch as BatchObject
 
+        path = f"/batches/{quote(batch_id, safe='')}/{action}"
         with self._translated():
-            found = self._client.post(  # the SDK has no method for what routing adds
-                f"/batches/{quote(batch_id, safe='')}/{action}",
-                cast_to=BatchObject,
-                body={} if budget_usd is None else {"budget_usd": budget_usd},
-                options={"headers": {"Idempotency-Key": idempotency_key}},
-            )
-            return found.to_dict()
+            return self._client.post(path, cast_to=BatchObject, body=body, options={"headers": headers}).to_dict()
 
     def batches(self, limit: int) -> list[Batch]:
         """The newest batches, page by page."""

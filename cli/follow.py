@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from cli.client import Api, ApiError, Batch
-from cli.output import usd
+from cli.output import state, usd
 
 DONE, FAILED, STOPPED_BY_BUDGET, INTERRUPTED = 0, 1, 3, 130
 TERMINAL = ("completed", "failed", "expired", "cancelled")
@@ -73,9 +73,7 @@ def _progress() -> Iterator[Show]:
         def show(batch: Batch) -> None:
             counts = batch["request_counts"]
             done = counts["completed"] + counts["failed"]
-            bar.update(
-                task, description=batch["status"], total=counts["total"] or None, completed=done, cost=cost(batch)
-            )
+            bar.update(task, description=state(batch), total=counts["total"] or None, completed=done, cost=cost(batch))
 
         yield show
 

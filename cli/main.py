@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "watch": ("cli.batches", "watch", "Follow a batch until it ends."),
     "results": ("cli.batches", "results", "Write a batch's results to a file."),
     "list": ("cli.batches", "list_batches", "List your batches."),
+    "pause": ("cli.batches", "pause", "Let a batch stand still."),
+    "resume": ("cli.batches", "resume", "Let a paused batch go on."),
     "cancel": ("cli.batches", "cancel", "Cancel a batch."),
     "retry": ("cli.more_money", "retry", "Ask again what a batch left unanswered."),
     "top-up": ("cli.more_money", "top_up", "Add dollars to a batch's budget."),

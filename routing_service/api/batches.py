@@ -1,4 +1,4 @@
-"""/v1/batches: create, retrieve, list, cancel, top up, retry; and plans: make one to look at, have it run."""
+"""/v1/batches: create, retrieve, list, pause, resume, cancel, top up, retry; and plans: look at one, have it run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from routing_service.api.context import After, KeyId, ObjectId, Services, Use, r
 from routing_service.api.replies import list_reply, reply
 from routing_service.batches.approve import approve
 from routing_service.batches.cancel import cancel
+from routing_service.batches.client_pause import pause, resume
 from routing_service.batches.continuation import MoreMoney, retry
 from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
 from routing_service.batches.options import parse_budget
@@ -111,6 +112,18 @@ async def approve_plan(batch_id: ObjectId, request: Request, key_id: KeyId, serv
 @router.post("/{batch_id}/cancel")
 def cancel_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
     cancel(services.database, services.publisher, key_id, batch_id)
+    return _show(services, key_id, batch_id)
+
+
+@router.post("/{batch_id}/pause")
+def pause_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    pause(services.database, key_id, batch_id)
+    return _show(services, key_id, batch_id)
+
+
+@router.post("/{batch_id}/resume")
+def resume_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+    resume(services.database, services.publisher, key_id, batch_id)
     return _show(services, key_id, batch_id)
 
 

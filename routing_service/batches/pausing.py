@@ -2,8 +2,8 @@
 
 `budget`: its money does not cover the next request. `key_budget`: a budget of its API key does not; the sweep resumes
 it when the key's next period begins, the limit is raised, or room came back. `model_removed`: a model of its plan is no
-longer configured; the sweep resumes it when the model is back. `approval`: it was made to show its plan. What was
-answered stays.
+longer configured; the sweep resumes it when the model is back. `approval`: it was made to show its plan. `client`: its
+client wants it so, see client_pause. What was answered stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from routing_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BUDGET, KEY_BUDGET, MODEL_REMOVED, APPROVAL = "budget", "key_budget", "model_removed", "approval"
+BUDGET, KEY_BUDGET, MODEL_REMOVED, APPROVAL, CLIENT = "budget", "key_budget", "model_removed", "approval", "client"
 AWAITS_APPROVAL = "This is a plan. Nothing of it is sent, and it costs nothing, until it is approved."
 
 

@@ -115,7 +115,7 @@ def _stale_ranges(session: Session, after_s: float) -> list[tuple[str, int]]:
     rows = session.execute(
         text(
             "update score_ranges s set announced_at = now() from batches b where b.id = s.batch_id"
-            " and b.state = 'in_progress' and b.paused is null and s.done_at is null"
+            " and b.state = 'in_progress' and coalesce(b.paused, 'client') = 'client' and s.done_at is null"
             " and s.announced_at <= now() - make_interval(secs => :after) returning s.batch_id, s.first_line"
         ),
         {"after": after_s},

@@ -26,6 +26,8 @@ _TIMES = (
     "cancelled_at",
 )
 
+_PAUSABLE = (BatchState.VALIDATING, BatchState.IN_PROGRESS, BatchState.EXPIRED)  # an expired one says why it waited
+
 
 def own_batch(session: Session, api_key_id: str, batch_id: str, *, lock: bool = False) -> Batch:
     """The key's own batch, locked if it is to change; NotFoundError if it is another's."""
@@ -104,6 +106,7 @@ def _errors(batch: Batch) -> dict[str, Any] | None:
 
 def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
     expected = batch.expected_cost_nano
+    stands_still = batch.state in _PAUSABLE
     return {
         "budget_usd": None if batch.is_preview and not budget.limit_nano else format_usd(budget.limit_nano),
         "settled_usd": format_usd(budget.settled_nano),
@@ -123,8 +126,8 @@ def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None)
         "unscored_reason": batch.unscored_reason,
         "error_count": batch.error_count,
         "incomplete": batch.state is BatchState.COMPLETED and totals.unaffordable > 0,
-        "paused": batch.paused,
-        "paused_reason": batch.paused_reason,
+        "paused": batch.paused if stands_still else None,
+        "paused_reason": batch.paused_reason if stands_still else None,
         "continues": batch.continues,
         "continued_by": follower,
         "plan": plan_state(batch),

@@ -56,7 +56,7 @@ class FakeApi:
     created: list[Json] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
+    acted: list[str] = field(default_factory=list)  # paths of what batches were told
 
     @property
     def lines(self) -> list[Json]:
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._json(200, batch("validating"))
         else:
-            self.fake.cancelled.append(self.path)
+            self.fake.acted.append(self.path)
             self._json(200, batch("cancelling"))
 
     def do_DELETE(self) -> None:

@@ -1,4 +1,5 @@
-"""`status`, `watch`, `results`, `list`, `cancel`, and how the client finds the server and speaks of its errors."""
+"""What clients do with batches: `status`, `watch`, `results`, `list`, `pause`, `resume`, `cancel`; and how the client finds
+the server and speaks of its errors."""
 
 from __future__ import annotations
 
@@ -130,12 +131,19 @@ def test_list_pages_up_to_the_limit(api: FakeApi) -> None:
 
 def test_cancel_waits_if_asked_and_says_if_the_batch_was_faster(api: FakeApi) -> None:
     result = run("cancel", "batch_1")
-    assert (result.exit_code, api.cancelled) == (0, ["/v1/batches/batch_1/cancel"])
+    assert (result.exit_code, api.acted) == (0, ["/v1/batches/batch_1/cancel"])
     assert "cancelling" in result.stdout
     api.states = [batch("cancelling"), batch("cancelled")]
     assert run("cancel", "batch_1", "--wait").exit_code == 0
     api.states = [completed()]
     assert run("cancel", "batch_1", "--wait").exit_code == 1
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_pause_and_resume_ask_for_it_and_show_the_batch(api: FakeApi, action: str) -> None:
+    result = run(action, "batch_1", "--json")
+    assert (result.exit_code, api.acted) == (0, [f"/v1/batches/batch_1/{action}"])
+    assert json.loads(result.stdout)["id"] == "batch_1"
 
 
 def test_a_refused_key_is_said(api: FakeApi) -> None:
