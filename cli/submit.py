@@ -37,6 +37,11 @@ MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "th
 @click.option("--router", help="The router to score with. Default: the server's.")
 @click.option("--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when it is spent. Default: stop.")
 @click.option("--priority", type=click.IntRange(0, 9), help="9 goes first. Default: 5.")
+@click.option(
+    "--dedupe",
+    type=click.Choice(["off", "deterministic", "batch", "key"]),
+    help="Which duplicate prompts are asked once. Default: deterministic, those of temperature 0.",
+)
 @click.option("--completion-window", default="24h", show_default=True, help="Such as 2h or 7d; then it expires.")
 @click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
 @connection_options
