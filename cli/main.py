@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("cli.stack", "doctor", "Say what is installed, configured and running."),
     "keys": ("cli.keys", "keys", "Create, list and revoke API keys."),
     "budgets": ("cli.budgets", "budgets", "Limit what a key's batches may spend."),
+    "models": ("cli.models", "models", "Models that cannot be used now."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
     "prune": ("cli.prune", "prune", "Remove old uploads."),
     "report": ("cli.report", "report", "Cost reports."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -61,6 +62,13 @@ class ModelSettings(Section):
     def bounds(self) -> str:
         """What a call's worst case rests on. A model that was billed above it stays stopped until this changes."""
         return f"{self.name}: {self.overhead_tokens} overhead, {self.cap_parameter} {self.max_output_tokens}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What its upstream answers to: another address, name or key may be served where this one is refused."""
+        key = self.api_key()
+        told = (str(self.base_url), self.name, key.get_secret_value() if key else "")
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
     @property
     def origin(self) -> str:

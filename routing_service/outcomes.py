@@ -57,6 +57,11 @@ class Outcome:
     def answered(self) -> bool:
         return self.state is AttemptState.SUCCEEDED and self.error_code is None
 
+    @property
+    def refuses_us(self) -> bool:
+        """Our key, or us: whatever we ask."""
+        return self.status_code in (401, 403)
+
 
 LOST = Outcome(
     AttemptState.UNKNOWN,

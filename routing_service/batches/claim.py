@@ -5,11 +5,12 @@ of the shadow price, so that what is left last is what lies nearest to it. Money
 does not fit waits while money of its budget is in flight; only then is it downgraded, and only when the cheapest model
 does not fit either is it unaffordable. That is the batch's own budget; what does not fit a budget of its API key waits.
 
-Locks, always in this order: pump (share), batch, requests, budgets.
+Locks, always in this order: pump (share), batch, requests, budgets, circuits.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,8 @@ from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
 from routing_service import ledger
+from routing_service.batches.circuits import Circuits
 from routing_service.batches.claim_rows import (
-    Choice,
     Plan,
     candidates,
     hold_lease,
@@ -32,12 +33,17 @@ from routing_service.batches.claim_rows import (
 )
 from routing_service.batches.endings import HOMELESS, UNAFFORDABLE, mark_ended
 from routing_service.batches.funds import Funds, lock_funds
-from routing_service.batches.pausing import pause_for_budget, pause_for_key_budget, pause_for_models
+from routing_service.batches.pausing import (
+    pause_for_budget,
+    pause_for_key_budget,
+    pause_for_models,
+    pause_for_refusals,
+)
 from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
 from routing_service.batches.reuse import reuse_answers
-from routing_service.models import Reason
-from routing_service.pricing import Price, PriceBook, input_bound, output_bound, worst_case_nano
+from routing_service.batches.taking import Taking
+from routing_service.pricing import Price, PriceBook
 from routing_service.settings import Settings
 
 
@@ -75,24 +81,31 @@ def claim(
 ) -> Claim:
     """Claim at most a bite of `batch_id` for the free `slots` by model.
 
-    Pauses the batch if a model of its plan is no longer configured. Raises LeaseLostError if the pump's lease has run
-    out.
+    Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us.
+    Raises LeaseLostError if the pump's lease has run out.
     """
     hold_lease(session, pump_id)
     plan = lock_plan(session, batch_id)
     result = Claim()
     if plan is None or pause_for_models(session, batch_id, plan.candidates, settings):
         return result
-    slots = dict(slots) | dict.fromkeys(stopped_models(session, settings), 0)
+    circuits = Circuits.of(session, settings.models)
+    slots = circuits.within(dict(slots) | dict.fromkeys(stopped_models(session, settings), 0))
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
-    rows = candidates(session, plan, settings.dispatch.bite, open_slots)
+    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits)
     if rows:
         plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
     if rows:
         _take(session, settings, prices, pump_id, plan, rows, open_slots, result)
     if probing and not result.tickets and not result.answered and probing.in_vain(slots, cut=plan.is_corrected):
         end_probing(session, plan.batch_id)
+    if result.tickets:
+        circuits.sent(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
+    elif not (result.answered or result.waiting) and all(
+        free for model, free in slots.items() if model not in circuits.shut
+    ):
+        pause_for_refusals(session, plan.batch_id, circuits)
     return result
 
 
@@ -108,125 +121,22 @@ def _take(
 ) -> None:
     funds = lock_funds(session, plan)
     planned = planned_models(rows, plan, settings, prices)
-    taking = _Taking(settings, prices, plan, planned, funds, slots, result)
+    taking = Taking(settings, prices, plan, planned, funds, slots)
     for row in rows:
         taking.consider(row)
-    _write(session, pump_id, plan, taking, funds)
+    result.tickets = _write(session, pump_id, plan, taking, funds)
+    result.waiting = taking.waiting
+    result.closed = result.closed or taking.closed
 
 
-class _Taking:
-    """Decides row by row what is taken, on balances that are locked."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        prices: PriceBook,
-        plan: Plan,
-        planned: dict[int, str],
-        funds: Funds,
-        slots: dict[str, int],
-        result: Claim,
-    ) -> None:
-        self.settings, self.prices, self.plan, self.slots, self.result = settings, prices, plan, slots, result
-        self.planned = planned  # by line
-        self.headroom = funds.own.headroom
-        self.floor = plan.floor_nano
-        self.in_flight = funds.own.reserved > 0
-        self.key = funds.key
-        self.took_strong = False
-        self.chosen: list[Choice] = []
-        self.unaffordable: list[Row[Any]] = []
-        self.homeless: list[Row[Any]] = []  # pinned to a model that is no longer configured
-        self.cheap_is_full = slots.get(plan.cheapest, 0) <= 0  # its requests were not looked at
-        self.pause = False
-
-    def consider(self, row: Row[Any]) -> None:
-        wanted, reason = self._wanted(row)
-        if wanted not in self.settings.models:
-            self._end(row, self.homeless)
-            return
-        if self.slots.get(wanted, 0) <= 0:
-            return
-        choice = self._choice(row, wanted, reason)
-        if not _within_cap(choice) and reason is not Reason.PINNED:
-            choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
-        if not _within_cap(choice):
-            self._end(row, self.unaffordable)
-        elif self.slots.get(choice.model, 0) <= 0:
-            return
-        elif self._fits(choice):
-            self._take(choice)
-        elif self.in_flight or self.took_strong or self.plan.probes:
-            self.result.waiting = True
-        else:
-            self._downgrade(choice)
-
-    def _wanted(self, row: Row[Any]) -> tuple[str, Reason]:
-        if row.pinned is not None:
-            return row.pinned, Reason.PINNED
-        reason = Reason.UNSCORED if row.win_rate is None else _REASONS.get(self.plan.mode, Reason.PLAN)
-        return self.planned[row.line], reason
-
-    def _choice(self, row: Row[Any], model: str, reason: Reason) -> Choice:
-        settings = self.settings.models[model]
-        bound = input_bound(row.input_bytes, settings)
-        price = self.prices.price(model, bound)
-        worst = worst_case_nano(price, bound, output_bound(row.output_cap, row.choices, settings))
-        return Choice(row, model, reason, price, worst)
-
-    def _fits(self, choice: Choice) -> bool:
-        """Whether the worst case can be reserved; a model above the cheapest must leave the floor of all others."""
-        kept = 0 if choice.model == self.plan.cheapest else max(0, self.floor - choice.row.floor_nano)
-        return choice.worst_nano + int(kept * self.plan.floor_factor) <= self.headroom
-
-    def _take(self, choice: Choice) -> None:
-        """Take what the batch's own budget covers, unless the key's does not: then it waits."""
-        if not self.key.draw(choice.worst_nano):
-            self.result.waiting = True
-            return
-        self.chosen.append(choice)
-        self.headroom -= choice.worst_nano
-        self.floor = max(0, self.floor - choice.row.floor_nano)
-        self.slots[choice.model] -= 1
-        self.took_strong = self.took_strong or choice.model != self.plan.cheapest
-
-    def _downgrade(self, choice: Choice) -> None:
-        if choice.reason is not Reason.PINNED and choice.model != self.plan.cheapest:
-            choice = self._choice(choice.row, self.plan.cheapest, Reason.BUDGET)
-        if self.slots.get(choice.model, 0) <= 0:
-            return
-        if self._fits(choice):
-            self._take(choice)
-        elif self.chosen:
-            self.result.waiting = True
-        elif self.plan.stops:
-            self._end(choice.row, self.unaffordable)
-        elif self.cheap_is_full:
-            self.result.waiting = True
-        else:
-            self.pause = self.result.closed = True
-
-    def _end(self, row: Row[Any], ended: list[Row[Any]]) -> None:
-        ended.append(row)
-        self.floor = max(0, self.floor - row.floor_nano)
-        self.result.closed = True
-
-
-def _within_cap(choice: Choice) -> bool:
-    cap = choice.row.max_cost_nano
-    return cap is None or choice.row.cost_nano + choice.worst_nano <= cap
-
-
-_REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
-
-
-def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, funds: Funds) -> None:
+def _write(session: Session, pump_id: int, plan: Plan, taking: Taking, funds: Funds) -> list[Ticket]:
+    tickets: list[Ticket] = []
     if taking.chosen:
         ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen, funds.at)
         insert_decisions(session, plan, taking.chosen)
         mark_dispatching(session, pump_id, taking.chosen)
         ledger.reserve(session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
-        taking.result.tickets = [
+        tickets = [
             Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
             for i, c in zip(ids, taking.chosen, strict=True)
         ]
@@ -248,3 +158,4 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: _Taking, funds: F
             "id": plan.batch_id,
         },
     )
+    return tickets

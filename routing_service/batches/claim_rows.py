@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
+from routing_service.batches.circuits import Circuits
 from routing_service.batches.reserve import Edge
 from routing_service.errors import LeaseLostError
 from routing_service.models import Reason
@@ -100,8 +101,9 @@ _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, pinned, max_cost_nano, input_bytes, output_cap, choices, answers, win_rate, quality,
        ratio, floor_nano, attempts, cost_nano, expected_cost_nano, call_digest, body
-from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now()) and {side}
-order by ratio {direction}, line {direction} limit :limit for update skip locked
+from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now())
+  and (pinned is null or pinned <> all(cast(:shut as text[]))) and {side}
+order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
 """
 
 _ANY_UPGRADED = text(
@@ -109,21 +111,27 @@ _ANY_UPGRADED = text(
 )
 
 
-def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int]) -> list[Row[Any]]:
-    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model."""
-    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line}
+def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int], circuits: Circuits) -> list[Row[Any]]:
+    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model.
+
+    Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
+    attempts of a few lines, and one that is refused for what it says is not to be the trial again.
+    """
+    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": list(circuits.shut)}
     dearer = plan.candidates[1:]
     strong = min(bite, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
-        query = text(_ROWS.format(side=_UPGRADED, direction="desc"))
+        first = "attempts, " if circuits.on_trial & set(dearer) else ""
+        query = text(_ROWS.format(side=_UPGRADED, direction="desc", first=first))
         rows += session.execute(query, values | {"limit": strong}).all()
     # The weak end also holds what is pinned to models outside the plan.
     weak = min(bite, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
         if plan.reserve and not plan.probes and (rows or session.scalar(_ANY_UPGRADED, values)):
             values |= {"price": plan.reserve.ratio, "cut": plan.reserve.line}
-        query = text(_ROWS.format(side=_KEPT, direction="asc"))
+        first = "attempts, " if circuits.on_trial - set(dearer) else ""
+        query = text(_ROWS.format(side=_KEPT, direction="asc", first=first))
         rows += session.execute(query, values | {"limit": weak}).all()
     return rows
 

@@ -2,8 +2,9 @@
 
 `budget`: its money does not cover the next request. `key_budget`: a budget of its API key does not; the sweep resumes
 it when the key's next period begins, the limit is raised, or room came back. `model_removed`: a model of its plan is no
-longer configured; the sweep resumes it when the model is back. `approval`: it was made to show its plan. `client`: its
-client wants it so, see client_pause. What was answered stays.
+longer configured; the sweep resumes it when the model is back. `model_refused`: what is left of it is for a model whose
+upstream refuses our calls; the sweep resumes it for a trial, and for good when one was answered. `approval`: it was
+made to show its plan. `client`: its client wants it so, see client_pause. What was answered stays.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Sequence
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.circuits import Circuits
 from routing_service.budgets import STANDING
 from routing_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BUDGET, KEY_BUDGET, MODEL_REMOVED, APPROVAL, CLIENT = "budget", "key_budget", "model_removed", "approval", "client"
+BUDGET, KEY_BUDGET, APPROVAL, CLIENT = "budget", "key_budget", "approval", "client"
+MODEL_REMOVED, MODEL_REFUSED = "model_removed", "model_refused"
 AWAITS_APPROVAL = "This is a plan. Nothing of it is sent, and it costs nothing, until it is approved."
 
 
@@ -62,6 +65,40 @@ def resume_with_models(session: Session, settings: Settings) -> None:
             " order by id for no key update skip locked)"
         ),
         {"cause": MODEL_REMOVED, "models": list(settings.models)},
+    )
+
+
+def pause_for_refusals(session: Session, batch_id: str, circuits: Circuits) -> None:
+    """Pause a batch that a claim found nothing to send of, if models that refuse us are all that it waits for."""
+    refused = [row for row in circuits.refused() if not row.is_due]
+    if not refused or not session.scalar(_STANDS_STILL, {"id": batch_id}):
+        return
+    reasons = (f"the model {row.model!r} refuses calls ({row.status_code}: {row.message})" for row in refused)
+    reason = f"What is left waits for an upstream: {'; '.join(reasons)}. It is asked again from time to time."
+    if _pause(session, batch_id, MODEL_REFUSED, reason):
+        log.warning("batch %s is paused: it waits for %s", batch_id, ", ".join(row.model for row in refused))
+
+
+# Nothing of it is in flight, and nothing will fall due.
+_STANDS_STILL = text(
+    "select reserved_nano = 0 and exists (select from requests where batch_id = :id and state = 'scored')"
+    " and not exists (select from requests where batch_id = :id and state = 'scored' and not_before > now())"
+    " from budgets where batch_id = :id"
+)
+
+
+def resume_after_refusals(session: Session, settings: Settings) -> None:
+    """Let batches go on that waited for a model which answers again, or may be asked whether it does."""
+    shut = [row.model for row in Circuits.of(session, settings.models).refused() if not row.is_due]
+    session.execute(
+        text(
+            "update batches set paused = null, paused_reason = null where id in (select id from batches b"
+            " where state = 'in_progress' and paused = :cause and not candidates && cast(:shut as text[])"
+            " and (cardinality(cast(:shut as text[])) = 0 or not exists (select from requests q"
+            " where q.batch_id = b.id and q.state = 'scored' and q.pinned = any(:shut)))"
+            " order by id for no key update skip locked)"
+        ),
+        {"cause": MODEL_REFUSED, "shut": shut},
     )
 
 

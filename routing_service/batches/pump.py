@@ -65,7 +65,9 @@ class Pump:
         """Dispatch until there is nothing to do, the stretch is over, or the process is to stop."""
         settings = self._settings.dispatch
         self._lease = await asyncio.to_thread(lease.open_lease, self._database, settings.lease_s)
-        self._settler = Settler(self._database, settings, self._publisher, self._lease, self._memory, self._arrived)
+        self._settler = Settler(
+            self._database, settings, self._settings.models, self._publisher, self._lease, self._memory, self._arrived
+        )
         renewing = asyncio.create_task(lease.keep_renewing(self._database, self._lease, settings.renew_s))
         settling = asyncio.create_task(self._settler.run())
         try:

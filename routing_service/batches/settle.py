@@ -1,20 +1,23 @@
 """Settling: what came back from the upstreams closes attempts, moves money and writes answers, many in one transaction.
 
 Also what the sweep uses for attempts whose worker died. An attempt is closed once: a second settlement of the same
-attempt changes nothing. Locks, always in this order: batches (by id), budgets, attempts, requests.
+attempt changes nothing. Locks, always in this order: batches (by id), budgets, attempts, requests, circuits.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service import ledger
+from routing_service.batches.circuits import Call, record
+from routing_service.batches.retries import Retry, retries_of
+from routing_service.model_settings import ModelSettings
 from routing_service.outcomes import Outcome, RetryPolicy
 from routing_service.pricing import Price, cost_nano
 
@@ -33,19 +36,30 @@ class Result:
     outcome: Outcome
 
 
-def settle(session: Session, results: Sequence[Result], policy: RetryPolicy, rng: random.Random) -> list[str]:
-    """Close the results' attempts and move their requests on. Returns the batches that now may be finished."""
+def settle(
+    session: Session,
+    results: Sequence[Result],
+    policy: RetryPolicy,
+    rng: random.Random,
+    models: Mapping[str, ModelSettings] | None = None,
+) -> list[str]:
+    """Close the results' attempts and move their requests on. Returns the batches that now may be finished.
+
+    `models`: as they were when the calls were made; their circuits learn of it. The sweep has none: it saw no call.
+    """
     batch_ids = sorted({result.batch_id for result in results})
     _lock_batches(session, batch_ids)
     costs = ledger.close(session, [ledger.Closing(r.attempt_id, r.outcome.basis, _cost(r)) for r in results])
     fresh = [result for result in results if result.attempt_id in costs]
-    _close_attempts(session, fresh, costs)
+    called = _close_attempts(session, fresh, costs)
     _write_answers(session, fresh, costs)
-    ends = [r for r in fresh if not r.outcome.answered and not policy.again(r.outcome, r.number)]
-    _write_failures(session, ends, costs)
-    again = [r for r in fresh if not r.outcome.answered and policy.again(r.outcome, r.number)]
-    _write_retries(session, again, costs, [policy.delay_s(r.outcome, r.number, rng) for r in again])
+    unanswered = [result for result in fresh if not result.outcome.answered]
+    retries = retries_of(session, unanswered, policy, rng)
+    _write_failures(session, [r for r in unanswered if r.attempt_id not in retries], costs)
+    again = [r for r in unanswered if r.attempt_id in retries]
+    _write_retries(session, again, costs, [retries[r.attempt_id] for r in again])
     _count(session, fresh, again, costs)
+    record(session, models or {}, [Call(called[r.attempt_id], r.attempt_id, r.outcome) for r in fresh], rng)
     return _ripe(session, batch_ids)
 
 
@@ -60,8 +74,9 @@ def _lock_batches(session: Session, batch_ids: list[str]) -> None:
     )
 
 
-def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
-    above = session.scalars(
+def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int, int]) -> dict[int, str]:
+    """Returns the models that were called, by attempt."""
+    rows = session.execute(
         text(
             "update attempts a set state = cast(t.s as attempt_state), ended_at = now(), status_code = t.h,"
             " error_code = t.c, error_message = t.m, input_tokens = t.i, cached_tokens = t.k, output_tokens = t.o,"
@@ -69,7 +84,7 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
             " cast(:h as int[]), cast(:c as text[]), cast(:m as text[]), cast(:i as int[]), cast(:k as int[]),"
             " cast(:o as int[]), cast(:g as int[]), cast(:n as bigint[])) as t(a, s, h, c, m, i, k, o, g, n)"
             " where a.id = t.a and a.state = 'started'"
-            " returning case when a.cost_nano > a.reserved_nano then a.model end"
+            " returning a.id, a.model, a.cost_nano > a.reserved_nano as is_above"
         ),
         {
             "a": [r.attempt_id for r in results],
@@ -83,13 +98,14 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
             "g": [r.outcome.usage.reasoning if r.outcome.usage else None for r in results],
             "n": [costs[r.attempt_id] for r in results],
         },
-    )
-    for model in {model for model in above if model is not None}:
+    ).all()
+    for model in {row.model for row in rows if row.is_above}:
         log.error(
             "model %s was billed above its bounds; nothing more is sent to it until its overhead_tokens,"
             " max_output_tokens or cap_parameter are corrected",
             model,
         )
+    return {row.id: row.model for row in rows}
 
 
 def _write_answers(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
@@ -145,22 +161,23 @@ def _write_failures(session: Session, results: Sequence[Result], costs: dict[int
 
 
 def _write_retries(
-    session: Session, results: Sequence[Result], costs: dict[int, int], delays_s: Sequence[float]
+    session: Session, results: Sequence[Result], costs: dict[int, int], retries: Sequence[Retry]
 ) -> None:
     if not results:
         return
     session.execute(
         text(
             "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d),"
-            " cost_nano = q.cost_nano + t.n from unnest(cast(:b as text[]), cast(:l as int[]),"
-            " cast(:d as double precision[]), cast(:n as bigint[])) as t(b, l, d, n)"
+            " cost_nano = q.cost_nano + t.n, tries = t.t from unnest(cast(:b as text[]), cast(:l as int[]),"
+            " cast(:d as double precision[]), cast(:n as bigint[]), cast(:t as int[])) as t(b, l, d, n, t)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
         {
             "b": [r.batch_id for r in results],
             "l": [r.line for r in results],
-            "d": list(delays_s),
+            "d": [retry.delay_s for retry in retries],
             "n": [costs[r.attempt_id] for r in results],
+            "t": [retry.tries for retry in retries],
         },
     )
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 
 from routing_service.batches.lease import Lease, steadily
@@ -18,7 +19,7 @@ from routing_service.db import Database
 from routing_service.errors import LeaseLostError
 from routing_service.events import Publisher
 from routing_service.outcomes import RetryPolicy
-from routing_service.settings import DispatchSettings
+from routing_service.settings import DispatchSettings, ModelSettings
 from routing_service.upstream import AnswerMemory
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,14 @@ class Settler:
         self,
         database: Database,
         settings: DispatchSettings,
+        models: Mapping[str, ModelSettings],
         publisher: Publisher,
         lease: Lease,
         memory: AnswerMemory,
         arrived: asyncio.Event,
     ) -> None:
         self._database, self._settings, self._publisher = database, settings, publisher
+        self._models = models
         self._lease, self._memory, self._arrived = lease, memory, arrived
         self._policy = RetryPolicy.of(settings)
         self._rng = random.Random()  # noqa: S311
@@ -116,7 +119,7 @@ class Settler:
     def _settle(self, results: list[Result]) -> tuple[list[str], list[str]]:
         """Settle. Returns the batches that may be finished, and those whose plan is to be cut anew."""
         with self._database.transaction() as session:
-            ripe = settle(session, results, self._policy, self._rng)
+            ripe = settle(session, results, self._policy, self._rng, self._models)
             return ripe, take_due(session, sorted({result.batch_id for result in results}))
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service import files
-from routing_service.batches.pausing import resume_with_key_budgets, resume_with_models
+from routing_service.batches.pausing import resume_after_refusals, resume_with_key_budgets, resume_with_models
 from routing_service.batches.reuse import forget_old_answers
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
@@ -36,6 +36,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
     with database.transaction() as session:
         resume_with_models(session, settings)
         resume_with_key_budgets(session)
+        resume_after_refusals(session, settings)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)

@@ -7,6 +7,7 @@ from routing_service.models.base import (
     Base,
     BatchState,
     BudgetKind,
+    CircuitCause,
     EntryBasis,
     EntryKind,
     FilePurpose,
@@ -14,6 +15,7 @@ from routing_service.models.base import (
     Reason,
     RequestState,
 )
+from routing_service.models.circuits import ModelCircuit
 from routing_service.models.files import ApiKey, File, FileChunk
 from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
 from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
@@ -30,6 +32,7 @@ __all__ = [
     "BatchState",
     "Budget",
     "BudgetKind",
+    "CircuitCause",
     "Comparison",
     "Decision",
     "EntryBasis",
@@ -41,6 +44,7 @@ __all__ = [
     "FittedLengths",
     "KeyLimit",
     "LedgerEntry",
+    "ModelCircuit",
     "Period",
     "Pump",
     "Rating",

@@ -123,6 +123,13 @@ class Reason(enum.StrEnum):
     DUPLICATE = "duplicate"  # another line of the batch asked the same, and its answer is this one's
 
 
+class CircuitCause(enum.StrEnum):
+    """Why nothing is sent to a model."""
+
+    REFUSED = "refused"  # its upstream refuses our key, or us
+    FAILING = "failing"  # call after call failed
+
+
 class ComparisonSource(enum.StrEnum):
     ARENA = "arena"
     GOLDEN = "golden"

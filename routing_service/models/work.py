@@ -151,6 +151,7 @@ class Request(Base):
     ratio: Mapped[float | None] = mapped_column(Double)  # gain per dollar of the better model
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # its share of the batch's floor
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # attempts that count against their limit
     not_before: Mapped[datetime | None]
     pump_id: Mapped[int | None] = mapped_column(ForeignKey("pumps.id"))
     model: Mapped[str | None]  # who answered

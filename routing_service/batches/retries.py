@@ -1,0 +1,53 @@
+"""What follows for requests whose calls came back without an answer: which of them are tried again, and when.
+
+The retry policy decides, by the attempts that count. A refusal of us (401, 403) does not: it opens the model's circuit
+(`circuits`), and its request waits for that. Unless the model has answered a call that was sent after the same request
+had been refused before: then it is the request that is refused.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from routing_service.outcomes import RetryPolicy
+
+if TYPE_CHECKING:
+    from routing_service.batches.settle import Result
+
+_ROWS = text(
+    "select a.id, q.tries, exists (select from attempts b join model_circuits c on c.model = b.model"
+    " where b.batch_id = a.batch_id and b.line = a.line and b.number < a.number and b.model = a.model"
+    " and b.status_code in (401, 403) and b.ended_at < c.answered_at) as is_at_fault"
+    " from attempts a join requests q on q.batch_id = a.batch_id and q.line = a.line where a.id = any(:ids)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """`tries`: how many of the request's attempts count so far."""
+
+    delay_s: float
+    tries: int
+
+
+def retries_of(
+    session: Session, unanswered: Sequence[Result], policy: RetryPolicy, rng: random.Random
+) -> dict[int, Retry]:
+    """By attempt, what is to be tried again; the others end with what came back."""
+    if not unanswered:
+        return {}
+    rows = {row.id: row for row in session.execute(_ROWS, {"ids": [r.attempt_id for r in unanswered]})}
+    found = {}
+    for result in unanswered:
+        row, outcome = rows[result.attempt_id], result.outcome
+        counted = not outcome.refuses_us
+        tries = row.tries + counted
+        if policy.again(outcome, tries) if counted else not row.is_at_fault:
+            found[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries)
+    return found

@@ -1,0 +1,31 @@
+"""Circuits: which upstreams cannot be used now, as all pumps see it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, SmallInteger
+from sqlalchemy.orm import Mapped, mapped_column
+
+from routing_service.models.base import Base, CircuitCause, pg_enum
+
+
+class ModelCircuit(Base):
+    """The circuit of a model as one configuration reaches it. Open while `cause` is set, half open from `trial_at`."""
+
+    __tablename__ = "model_circuits"
+    model: Mapped[str] = mapped_column(primary_key=True)
+    upstream: Mapped[str] = mapped_column(primary_key=True)  # ModelSettings.fingerprint
+    failures: Mapped[int] = mapped_column(server_default="0")  # in a row
+    failed_at: Mapped[datetime | None]
+    cause: Mapped[CircuitCause | None] = mapped_column(pg_enum(CircuitCause, "circuit_cause"))
+    opened_at: Mapped[datetime | None]
+    trial_at: Mapped[datetime | None]  # from then on one call may find out
+    trials: Mapped[int] = mapped_column(server_default="0")  # since it opened
+    status_code: Mapped[int | None] = mapped_column(SmallInteger)  # of the last failure
+    message: Mapped[str | None]
+    answered_at: Mapped[datetime | None]  # when the last call that closed it was sent
+    __table_args__ = (
+        CheckConstraint("failures >= 0 and trials >= 0", name="counts"),
+        CheckConstraint("(cause is null) = (opened_at is null) and (cause is null) = (trial_at is null)", name="open"),
+    )

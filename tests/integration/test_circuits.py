@@ -1,0 +1,286 @@
+"""Circuits with a real pump: a model that refuses us or fails again and again is left alone, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from cli.main import main
+from routing_service.batches import circuits
+from routing_service.batches.pump import Pump
+from routing_service.batches.sweep import sweep
+from routing_service.db import Database
+from routing_service.outcomes import Outcome, read_answer, unsent
+from routing_service.pricing import price_book
+from routing_service.settings import Settings
+from routing_service.upstream import AnswerMemory, Upstreams
+from tests.factories import STRONG, WEAK, make_settings
+from tests.fakes import FakePublisher
+from tests.planned import Planned, make_planned_batch
+
+ANSWER = {"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+WITHDRAWN = {"error": {"message": "Incorrect API key provided: sk-abcdefghijkl", "code": "invalid_api_key"}}
+FLAGGED = {"error": {"message": "this input is flagged", "code": "moderation"}}
+QUICK = {"idle_s": 0.3, "backoff_base_s": 0.01, "backoff_max_s": 0.02, "settle_interval_ms": 10, "claim_s": 2}
+
+
+class ScriptedUpstreams(Upstreams):
+    """Answers by model and prompt, without a network."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.models, 1_000_000)
+        self.settings = settings
+        self.refusing: dict[str, tuple[int, Any]] = {}  # by model: status and body
+        self.down: set[str] = set()
+        self.flagged = "never asked"
+        self.calls: list[tuple[str, str]] = []
+
+    async def chat(self, model: str, body: bytes, memory: AnswerMemory, call_id: str) -> Outcome:
+        prompt = json.loads(body)["messages"][0]["content"]
+        self.calls.append((model, prompt))
+        await asyncio.sleep(0.002)
+        if model in self.down:
+            return unsent("could not connect")
+        status, answer = self.refusing.get(model, (200, ANSWER))
+        if prompt == self.flagged:
+            status, answer = 403, FLAGGED
+        return read_answer(status, {}, json.dumps(answer).encode(), self.settings.models[model])
+
+    def called(self, model: str) -> int:
+        return sum(called == model for called, _ in self.calls)
+
+
+class Stage:
+    """A database with a scripted upstream."""
+
+    def __init__(self, database: Database, **changes: Any) -> None:
+        self.database, self.changes = database, changes
+        self.settings = self.configured()
+        self.script: dict[str, Any] = {}
+        self.upstreams: ScriptedUpstreams
+
+    def configured(self, **strong: Any) -> Settings:
+        models = {"strong": STRONG | strong, "weak": WEAK}
+        return make_settings(models=models, dispatch=QUICK | self.changes)
+
+    def plan(self, *requests: Planned, **options: Any) -> str:
+        with self.database.transaction() as session:
+            return make_planned_batch(session, requests, shadow_price=1.0, **options)
+
+    def pump(self) -> None:
+        async def run() -> None:
+            self.upstreams = ScriptedUpstreams(self.settings)
+            for name, value in self.script.items():
+                setattr(self.upstreams, name, value)
+            prices = price_book(self.settings)
+            try:
+                await Pump(self.database, self.settings, prices, self.upstreams, FakePublisher()).run()
+            finally:
+                await self.upstreams.close()
+
+        asyncio.run(run())
+
+    def sweep(self) -> FakePublisher:
+        publisher = FakePublisher()
+        sweep(self.database, self.settings, publisher)
+        return publisher
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.database.transaction() as session:
+            return [tuple(row) for row in session.execute(text(query))]
+
+    def change(self, statement: str) -> None:
+        with self.database.transaction() as session:
+            session.execute(text(statement))
+
+    def states(self) -> dict[str, int]:
+        return {row[0]: row[1] for row in self.rows("select state::text, count(*) from requests group by 1")}
+
+
+@pytest.fixture
+def stage(database: Database) -> Stage:
+    return Stage(database)
+
+
+def dear(count: int) -> list[Planned]:
+    return [Planned(ratio=2.0 + n / 1000, prompt=f"dear {n}") for n in range(count)]
+
+
+def cheap(count: int) -> list[Planned]:
+    return [Planned(ratio=0.5, prompt=f"cheap {n}") for n in range(count)]
+
+
+@contextmanager
+def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(circuits, "PAUSES", dict.fromkeys(circuits.PAUSES, circuits.Pauses(0, 1e-6, 1e-6)))
+    yield
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_pauses_the_batch_instead_of_failing_its_lines(
+    stage: Stage, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.plan(*dear(100), *cheap(20))
+    stage.script = {"refusing": {"strong": (status, WITHDRAWN)}}
+    stage.pump()
+    assert stage.states() == {"scored": 100, "succeeded": 20}
+    assert stage.upstreams.called("strong") <= 64  # one bite at most
+    ((paused, reason),) = stage.rows("select paused, paused_reason from batches")
+    assert paused == "model_refused"
+    assert f"'strong' refuses calls ({status}: Incorrect API key provided: sk-***)" in reason
+    assert stage.rows("select reserved_nano from budgets") == [(0,)]
+    assert stage.rows("select distinct tries from requests where state = 'scored'") == [(0,)]
+    assert [r.levelno for r in caplog.records if "refuses our calls" in r.message] == [logging.ERROR]
+    assert "routebatch models reset strong" in caplog.text
+    assert "abcdefghijkl" not in caplog.text + reason
+
+
+def test_other_batches_and_lines_pinned_to_other_models_go_on(stage: Stage) -> None:
+    pinned = [Planned(ratio=float("-inf"), pinned="strong") for _ in range(70)]
+    mixed = stage.plan(*pinned, *cheap(10), Planned(ratio=float("-inf"), pinned="weak"))
+    other = stage.plan(*cheap(5))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    found = stage.rows("select batch_id, state::text, count(*) from requests group by 1, 2")
+    assert set(found) == {(mixed, "succeeded", 11), (mixed, "scored", 70), (other, "succeeded", 5)}
+    assert dict(stage.rows("select id, paused from batches")) == {mixed: "model_refused", other: None}
+
+
+def test_a_paused_batch_is_not_resumed_before_it_is_time_for_a_trial(stage: Stage) -> None:
+    stage.plan(*dear(3))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    assert ("dispatch",) not in stage.sweep().events
+    assert stage.rows("select paused from batches") == [("model_refused",)]
+    (wait,) = stage.rows("select extract(epoch from trial_at - now()) from model_circuits")
+    assert 25 <= wait[0] <= 60
+
+
+def test_a_trial_that_is_refused_leaves_the_batch_paused_and_one_that_is_answered_resumes_it(stage: Stage) -> None:
+    stage.plan(*dear(8))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    stage.change("update model_circuits set trial_at = now()")
+    assert ("dispatch",) in stage.sweep().events
+    stage.pump()
+    assert stage.upstreams.called("strong") == 1
+    assert stage.rows("select paused from batches") == [("model_refused",)]
+    assert stage.rows("select trials from model_circuits") == [(1,)]
+    stage.change("update model_circuits set trial_at = now()")
+    stage.sweep()
+    stage.script = {}
+    stage.pump()
+    assert stage.states() == {"succeeded": 8}
+    assert stage.rows("select cause, failures, paused from model_circuits, batches") == [(None, 0, None)]
+
+
+@pytest.mark.parametrize("change", ["name", "base_url", "api_key_env"])
+def test_a_changed_configuration_is_tried_at_once(stage: Stage, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plan(*dear(3))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    monkeypatch.setenv("ANOTHER_KEY", "k")
+    value = {"name": "sandbox-weak", "base_url": "http://127.0.0.1:10/v1", "api_key_env": "ANOTHER_KEY"}[change]
+    stage.settings = stage.configured(**{change: value})
+    stage.script = {}
+    assert ("dispatch",) in stage.sweep().events
+    stage.pump()
+    assert stage.states() == {"succeeded": 3}
+
+
+def test_an_operator_sees_what_is_refused_and_has_it_tried_at_once(
+    stage: Stage, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTEBATCH_DATABASE_URL", database_url)
+    stage.plan(*dear(3))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    (shown,) = json.loads(CliRunner().invoke(main, ["models", "show", "--json"]).stdout)
+    assert (shown["model"], shown["cause"], shown["status"]) == ("strong", "refused", 401)
+    assert CliRunner().invoke(main, ["models", "reset", "weak"]).stdout == "weak was not held back\n"
+    assert CliRunner().invoke(main, ["models", "reset", "strong"]).stdout == "strong is tried again\n"
+    assert CliRunner().invoke(main, ["models", "show"]).stdout == "every model may be used\n"
+    stage.script = {}
+    stage.sweep()
+    stage.pump()
+    assert stage.states() == {"succeeded": 3}
+
+
+def test_no_key_is_kept_with_a_circuit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "very-private")
+    stage.settings = stage.configured(api_key_env="UPSTREAM_KEY")
+    stage.plan(*dear(1))
+    said = {"error": {"message": "no such key: very-private"}}
+    stage.script = {"refusing": {"strong": (401, said)}}
+    stage.pump()
+    assert "very-private" not in str(stage.rows("select * from model_circuits"))
+
+
+def test_a_line_that_alone_is_refused_fails_and_stops_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some upstreams answer 403 to what a prompt says."""
+    stage.plan(*dear(60))
+    stage.script = {"flagged": "dear 59"}  # the first to be sent
+    with trials_at_once(monkeypatch):
+        stage.pump()
+    assert stage.states() == {"failed": 1, "succeeded": 59}
+    assert stage.rows("select line, status_code, error_code from requests where state = 'failed'") == [
+        (60, 403, "moderation")
+    ]
+
+
+def test_a_call_from_before_does_not_prove_a_withdrawn_key_good(stage: Stage) -> None:
+    stage.plan(*dear(4))
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    stage.change("update attempts set started_at = now() - interval '1 hour'")
+    with stage.database.transaction() as session:
+        (attempt_id,) = stage.rows("select min(id) from attempts")[0]
+        late = read_answer(200, {}, json.dumps(ANSWER).encode(), stage.settings.models["strong"])
+        call = circuits.Call("strong", attempt_id, late)
+        circuits.record(session, stage.settings.models, [call], random.Random(0))
+    assert stage.rows("select cause::text from model_circuits") == [("refused",)]
+
+
+def test_an_outage_does_not_use_up_the_attempts_of_all_lines(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.plan(*dear(200), *cheap(10))
+    stage.script = {"down": {"strong"}}
+    stage.pump()
+    assert stage.states() == {"scored": 200, "succeeded": 10}
+    assert stage.upstreams.called("strong") <= 64 + 10  # a bite, and a few trials
+    assert stage.rows("select paused from batches") == [(None,)]
+    ((tries,),) = stage.rows("select max(tries) from requests")
+    assert tries <= 2  # of 6: whoever was tried least is the next trial
+    assert [r.levelno for r in caplog.records if "calls in a row failed" in r.message] == [logging.ERROR]
+    stage.script = {}
+    stage.change("update model_circuits set trial_at = now()")
+    stage.pump()
+    assert stage.states() == {"succeeded": 210}
+    assert "model strong answers again" in caplog.text
+
+
+def test_lines_that_always_fail_end_in_spite_of_the_circuit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.changes = {"max_attempts": 3, "claim_s": 20}
+    stage.settings = stage.configured()
+    stage.plan(*dear(12))
+    stage.script = {"down": {"strong"}}
+    with trials_at_once(monkeypatch):
+        stage.pump()
+    assert stage.states() == {"failed": 12}
+    assert stage.rows("select distinct error_code, attempts from requests") == [("connection_error", 3)]
+
+
+def test_pauses_between_trials_are_jittered_and_bounded() -> None:
+    rng = random.Random(0)
+    for pauses in circuits.PAUSES.values():
+        for trials in range(40):
+            drawn = [pauses.draw(trials, rng) for _ in range(50)]
+            assert pauses.least_s <= min(drawn) < max(drawn) <= min(pauses.most_s, pauses.first_s * 2**trials)
