@@ -64,6 +64,8 @@ def run(stress: Stress) -> dict[str, Any]:
         "stress": asdict(stress),
         "seconds": round(fought.seconds, 1),
         "kills": fought.kills,
+        "top_ups": fought.top_ups,
+        "key": found.key,
         "batches": [asdict(batch) for batch in found.batches],
         "attempts": dict(found.attempts),
         "causes": dict(found.causes),
@@ -84,7 +86,8 @@ def show(console: Console, runs: list[dict[str, Any]]) -> None:
     for made in runs:
         counts = {**made["attempts"], **made["causes"]}
         said = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-        console.print(f"seed {made['stress']['seed']}: {made['seconds']} s, {len(made['kills'])} kills; {said}")
+        ran = f"{made['seconds']} s, {len(made['kills'])} kills, {made['top_ups']} top-ups of the key"
+        console.print(f"seed {made['stress']['seed']}: {ran}; {said}")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,32 @@
 """Dispatch under fire: pumps in processes of their own, killed at random, against an upstream that errs.
 
-Several batches with budgets from too little to plenty are planned and dispatched until all of them have ended; whoever
+Several batches of one key, with budgets from too little to plenty, are planned and dispatched until all of them have
+ended. The key's limit is less than the batches may spend together; where it pauses them it is raised a little. Whoever
 is killed is replaced. `tests.stress_account` says afterwards whether the money was kept. Used by tests and benchmarks.
 """
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import random
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
-from routing_service.batches.finish import finish
-from routing_service.batches.pump import Pump
-from routing_service.batches.replan import replan
 from routing_service.batches.sweep import sweep
 from routing_service.body import input_bytes
+from routing_service.budgets import set_limit, top_up
 from routing_service.db import Database
-from routing_service.models import TERMINAL
+from routing_service.models import TERMINAL, Batch, Period
 from routing_service.pricing import NANO, expected_nano, price_book
 from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
 from sandbox.problems import generate
 from tests.factories import STRONG, WEAK, chat_line, make_settings, planned_batch
-from tests.fakes import FakePublisher
 from tests.sandbox_server import sandbox_process
+from tests.stress_dispatch import LOOK_S, AtOnce, Dispatchers, dispatchers
 
 FAULTS = {
     "p429": 0.01,
@@ -50,7 +42,8 @@ FAULTS = {
 SHARES = (0.0, 0.1, 0.3, 0.6)
 """Budgets of the batches: so much of the way from all-weak to all-strong, as expected beforehand."""
 
-LOOK_S = 0.2
+KEY_SHARE, TOP_UP_SHARE = 0.5, 0.1
+"""The key's limit at first, and what is added when it binds, in parts of the batches' budgets together."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +70,14 @@ class Billed:
 
 @dataclass(frozen=True)
 class Fought:
-    """What was left on the field: the batches, the upstream's bill, and who was killed when (seconds, process id)."""
+    """What was left on the field: the batches, the upstream's bill, who was killed when (seconds, process id), and how
+    often the key's limit was raised."""
 
-    settings: Settings
     batch_ids: list[str]
     bills: list[Billed]
     kills: list[tuple[float, int]]
+    top_ups: int
     seconds: float
-
-
-class AtOnce(FakePublisher):
-    """Does at once, in the process that announces it, what a worker would do for a message."""
-
-    def __init__(self, database: Database, settings: Settings) -> None:
-        super().__init__()
-        self._database, self._settings = database, settings
-
-    def plan(self, batch_id: str) -> None:
-        replan(self._database, self._settings, batch_id)
-
-    def finish(self, batch_id: str) -> None:
-        finish(self._database, batch_id)
 
 
 def fight(database: Database, url: str, directory: Path, stress: Stress) -> Fought:
@@ -108,17 +88,18 @@ def fight(database: Database, url: str, directory: Path, stress: Stress) -> Foug
     with sandbox_process(*options) as base_url:
         sections = _sections(base_url)
         settings = make_settings(**sections)
-        batch_ids = _batches(database, settings, stress)
+        batch_ids, budgets = _batches(database, settings, stress)
+        key = _Key(database, batch_ids, sum(budgets))
         started = time.monotonic()
-        with _dispatchers(url, sections, stress.processes) as army:
-            kills = _until_ended(database, settings, batch_ids, army, stress)
+        with dispatchers(url, sections, stress.processes) as running:
+            kills = _until_ended(database, settings, key, running, stress)
         seconds = time.monotonic() - started
     with bill.open(newline="") as lines:
         bills = [
             Billed(row["client_request_id"], row["model"], int(row["input_tokens"]), int(row["output_tokens"]))
             for row in csv.DictReader(lines)
         ]
-    return Fought(settings, batch_ids, bills, kills, seconds)
+    return Fought(batch_ids, bills, kills, key.top_ups, seconds)
 
 
 def _sections(base_url: str) -> dict[str, Any]:
@@ -139,14 +120,15 @@ def _sections(base_url: str) -> dict[str, Any]:
     }
 
 
-def _batches(database: Database, settings: Settings, stress: Stress) -> list[str]:
-    """Batches of like size, planned. Every prompt is another one."""
+def _batches(database: Database, settings: Settings, stress: Stress) -> tuple[list[str], list[int]]:
+    """Batches of like size, planned, and their budgets. Every prompt is another one."""
     problems = generate(stress.requests, stress.seed)
-    made = []
+    made, budgets = [], []
     for number, share in enumerate(SHARES):
         lines = [chat_line(f"line-{n}", f"{n}. {p.prompt}") for n, p in enumerate(problems[number :: len(SHARES)])]
-        made.append(planned_batch(database, lines, settings, budget_nano=_budget(lines, settings, share)))
-    return made
+        budgets.append(_budget(lines, settings, share))
+        made.append(planned_batch(database, lines, settings, budget_nano=budgets[-1]))
+    return made, budgets
 
 
 def _budget(lines: list[dict[str, Any]], settings: Settings, share: float) -> int:
@@ -159,92 +141,45 @@ def _budget(lines: list[dict[str, Any]], settings: Settings, share: float) -> in
     return least + round(share * (expected["strong"] - expected["weak"]))
 
 
-class _Army:
-    """The dispatch processes. Only these are ever killed."""
+class _Key:
+    """The key that the batches are made to share, and its limit."""
 
-    def __init__(self, url: str, sections: dict[str, Any]) -> None:
-        self._arguments = (url, sections)
-        self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", __name__])
-        self.processes: list[ForkServerProcess] = []
+    def __init__(self, database: Database, batch_ids: list[str], budgets_nano: int) -> None:
+        self._database, self.batch_ids, self.top_ups = database, batch_ids, 0
+        self._more = round(TOP_UP_SHARE * budgets_nano)
+        with database.transaction() as session:
+            self._id = session.get_one(Batch, batch_ids[0]).api_key_id
+            session.execute(text("update batches set api_key_id = :key"), {"key": self._id})
+            set_limit(session, self._id, Period.ALL, round(KEY_SHARE * budgets_nano))
 
-    def add(self) -> None:
-        process = self._context.Process(target=_dispatch, args=self._arguments, daemon=True)
-        process.start()
-        self.processes.append(process)
-
-    def kill(self, victim: ForkServerProcess) -> int:
-        """SIGKILL, and another takes its place. Returns the dead one's id."""
-        self.processes.remove(victim)
-        victim.kill()
-        victim.join()
-        self.add()
-        assert victim.pid
-        return victim.pid
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.join(30)
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
-
-
-@contextmanager
-def _dispatchers(url: str, sections: dict[str, Any], count: int) -> Iterator[_Army]:
-    army = _Army(url, sections)
-    try:
-        for _ in range(count):
-            army.add()
-        yield army
-        army.stop()
-    finally:
-        army.end()
+    def raise_if_it_binds(self) -> None:
+        with self._database.transaction() as session:
+            if session.scalar(text("select exists (select from batches where paused = 'key_budget')")):
+                top_up(session, self._id, Period.ALL, self._more)
+                self.top_ups += 1
 
 
 def _until_ended(
-    database: Database, settings: Settings, batch_ids: list[str], army: _Army, stress: Stress
+    database: Database, settings: Settings, key: _Key, running: Dispatchers, stress: Stress
 ) -> list[tuple[float, int]]:
-    """Sweep, kill and look until the batches have ended. Returns the kills."""
+    """Sweep, kill, raise the limit and look until the batches have ended. Returns the kills."""
     rng = random.Random(f"kills {stress.seed}")
     points = sorted(rng.uniform(0.02, 0.95) * stress.requests for _ in range(stress.kills))
     kills: list[tuple[float, int]] = []
     publisher = AtOnce(database, settings)
     started = time.monotonic()
     while True:
+        key.raise_if_it_binds()
         sweep(database, settings, publisher)
         with database.transaction() as session:
             query = text("select state::text, succeeded + failed from batches where id = any(:ids)")
-            rows = session.execute(query, {"ids": batch_ids}).all()
+            rows = session.execute(query, {"ids": key.batch_ids}).all()
         done = sum(row[1] for row in rows)
         while points and done >= points[0]:
             del points[0]
-            kills.append((round(time.monotonic() - started, 2), army.kill(rng.choice(army.processes))))
+            kills.append((round(time.monotonic() - started, 2), running.kill(rng.choice(running.processes))))
         if all(row[0] in TERMINAL for row in rows):
             return kills
         if time.monotonic() - started > stress.seconds:
             raise TimeoutError(f"after {stress.seconds:g} s: {done} of {stress.requests} lines have ended, {rows}")
         time.sleep(LOOK_S)
-
-
-def _dispatch(url: str, sections: dict[str, Any]) -> None:
-    """A dispatch process: one pump after the other until SIGTERM."""
-    settings = make_settings(**sections)
-    database = Database(url)
-    stopping = asyncio.Event()
-
-    async def run() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-        prices, publisher = price_book(settings), AtOnce(database, settings)
-        while not stopping.is_set():
-            await Pump(database, settings, prices, upstreams, publisher, stopping.is_set).run()
-            await asyncio.sleep(LOOK_S)
-        await upstreams.close()
-
-    asyncio.run(run())
-    database.dispose()

@@ -27,6 +27,7 @@ _BATCHES = """
 select b.id, b.state::text, b.total, b.succeeded, b.failed, g.limit_nano, g.reserved_nano, g.settled_nano,
        g.overrun_nano from batches b join budgets g on g.batch_id = b.id order by b.created_at, b.id
 """
+_KEY = "select limit_nano, reserved_nano, settled_nano, overrun_nano from budgets where kind = 'key'"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Account:
     """The whole of it. `wrong` names what does not hold; it should be empty."""
 
     batches: list[BatchAccount] = field(default_factory=list)
+    key: dict[str, int] = field(default_factory=dict)  # of the key's budget: limit and settled, in nano-dollars
     attempts: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)  # of attempts without an answer, and of lines without one
     wrong: list[str] = field(default_factory=list)
@@ -70,6 +72,7 @@ def account(database: Database, fought: Fought) -> Account:
             _hold(attempt, bills.pop(attempt.id, None), sums[attempt.batch_id], found)
         for row in session.execute(text(_BATCHES)):
             found.batches.append(_batch(row, sums[row.id], found))
+        found.wrong += _key(session.execute(text(_KEY)).one(), found)
         found.wrong += [f"ledger: {difference}" for difference in ledger.verify(session)]
     found.wrong += [f"billed, but no attempt: {bill}" for bill in bills.values()]
     for batch_id, made in zip(fought.batch_ids, found.batches, strict=True):
@@ -133,6 +136,14 @@ def _batch(row: Any, sums: _Sums, found: Account) -> BatchAccount:
     }
     found.wrong += [f"{row.id}: not so: {what}: {row}, {made}" for what, so in holds.items() if not so]
     return made
+
+
+def _key(row: Any, found: Account) -> Iterator[str]:
+    """What is wrong with the budget that the batches share. No overrun: so it is settled by what they are."""
+    found.key = {"limit": row.limit_nano, "settled": row.settled_nano}
+    settled = sum(batch.settled for batch in found.batches)
+    if (row.reserved_nano, row.settled_nano, row.overrun_nano) != (0, settled, 0) or settled > row.limit_nano:
+        yield f"the key's budget: {row}, while its batches settled {settled}"
 
 
 def _lines(database: Database, batch_id: str, total: int, answered: int, causes: Counter[str]) -> Iterator[str]:

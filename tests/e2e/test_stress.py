@@ -25,4 +25,5 @@ def test_kills_and_faults_lose_no_line_and_no_nano_dollar(
     assert len(fought.kills) == STRESS.kills
     assert found.causes["unknown: worker_lost"] > 0
     assert found.attempts.keys() == {"usage", "estimated", "unknown", "refused"}
-    assert found.causes["line: budget_exhausted"] > 0  # it bound
+    assert found.causes["line: budget_exhausted"] > 0  # a batch's budget bound
+    assert fought.top_ups > 0  # and its key's
