@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
 Batch = dict[str, Any]
+Plan = dict[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 RETRIES = 4
@@ -104,16 +105,13 @@ class Api:
         with self._translated():
             self._client.files.delete(file_id)
 
-    def create(self, file_id: str, window: str, routing: dict[str, Any], idempotency_key: str) -> Batch:
-        with self._translated():
-            batch = self._client.batches.create(
-                input_file_id=file_id,
-                endpoint="/v1/chat/completions",
-                completion_window=cast(Any, window),  # the SDK's type knows OpenAI's one window only
-                extra_body={"routing": routing} if routing else None,
-                extra_headers={"Idempotency-Key": idempotency_key},
-            )
-            return batch.to_dict()
+    def create(
+        self, file_id: str, window: str, routing: dict[str, Any], idempotency_key: str, *, preview: bool = False
+    ) -> Batch:
+        """A batch of an uploaded file; `preview`: one that shows its plan and waits to be approved."""
+        body: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": window}
+        body |= {"input_file_id": file_id} | ({"routing": routing} if routing else {})
+        return self._post("/batches/plan" if preview else "/batches", body, {"Idempotency-Key": idempotency_key})
 
     def batch(self, batch_id: str) -> Batch:
         with self._translated():
@@ -124,21 +122,26 @@ class Api:
             return self._client.batches.cancel(batch_id).to_dict()
 
     def go_on(self, batch_id: str, action: str, budget_usd: str | None, idempotency_key: str) -> Batch:
-        """Top up or retry a batch (`action`: top_up, retry); returns the batch that has the money."""
+        """Top up, retry or approve a batch (`action`: top_up, retry, approve); returns the batch that has the money."""
         body = {} if budget_usd is None else {"budget_usd": budget_usd}
-        return self._post(batch_id, action, body, {"Idempotency-Key": idempotency_key})
+        return self._post(_path(batch_id, action), body, {"Idempotency-Key": idempotency_key})
+
+    def plan(self, batch_id: str) -> Plan:
+        """What a plan shows, or how far it is."""
+        with self._translated():
+            found: Plan = self._client.get(_path(batch_id, "plan"), cast_to=cast(Any, object))
+            return found
 
     def pause(self, batch_id: str) -> Batch:
-        return self._post(batch_id, "pause", {}, {})
+        return self._post(_path(batch_id, "pause"), {}, {})
 
     def resume(self, batch_id: str) -> Batch:
-        return self._post(batch_id, "resume", {}, {})
+        return self._post(_path(batch_id, "resume"), {}, {})
 
-    def _post(self, batch_id: str, action: str, body: dict[str, str], headers: dict[str, str]) -> Batch:
+    def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Batch:
         """What routing adds to OpenAI's API: the SDK has no method for it."""
         from openai.types import Batch as BatchObject
 
-        path = f"/batches/{quote(batch_id, safe='')}/{action}"
         with self._translated():
             return self._client.post(path, cast_to=BatchObject, body=body, options={"headers": headers}).to_dict()
 
@@ -181,6 +184,10 @@ class Api:
             raise ApiError(f"the connection to {url} broke: {error}", transient=True) from error
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             raise ApiError(f"{url} gave an answer that is not the API's: {error}") from error
+
+
+def _path(batch_id: str, action: str) -> str:
+    return f"/batches/{quote(batch_id, safe='')}/{action}"
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import click
 
-from cli.client import Api, ApiError, Batch
-from cli.output import state, usd
+from cli.client import Api, ApiError, Batch, Plan
+from cli.output import awaits_approval, state, usd
 
 DONE, FAILED, STOPPED_BY_BUDGET, INTERRUPTED = 0, 1, 3, 130
+BEING_PLANNED = ("validating", "scoring")
 TERMINAL = ("completed", "failed", "expired", "cancelled")
 FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_GROWTH = 0.2, 2.0, 1.25
 PATIENCE_S = 120.0  # with a server that does not answer: it may be starting again
@@ -24,14 +25,40 @@ def follow(api: Api, batch_id: str) -> Batch:
     """Poll a batch until it ends and return it. Ctrl-C leaves the batch running and says so (exit 130)."""
     try:
         with _progress() as show:
-            return _poll(api, batch_id, show)
+            return _poll(lambda: api.batch(batch_id), _has_ended, show)
     except KeyboardInterrupt:
         click.echo(f"batch {batch_id} goes on; follow it with `routebatch watch {batch_id}`", err=True)
         raise SystemExit(INTERRUPTED) from None
 
 
+def follow_plan(api: Api, plan_id: str) -> Plan:
+    """Poll a plan until it is there, or has failed, and return it. Ctrl-C leaves it to be made (exit 130)."""
+
+    def show_scored(show: Show) -> Show:
+        def shown(plan: Plan) -> None:
+            requests = plan["requests"]
+            counts = {"total": requests["total"], "completed": requests["scored"], "failed": 0}
+            show({"status": plan["status"], "request_counts": counts})
+
+        return shown
+
+    try:
+        with _progress() as show:
+            return _poll(lambda: api.plan(plan_id), lambda plan: plan["status"] not in BEING_PLANNED, show_scored(show))
+    except KeyboardInterrupt:
+        click.echo(f"plan {plan_id} goes on; see it with `routebatch plan --id {plan_id}`", err=True)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _has_ended(batch: Batch) -> bool:
+    """Or it stands still for its owner to approve it."""
+    return batch["status"] in TERMINAL or awaits_approval(batch)
+
+
 def exit_code(batch: Batch) -> int:
-    """0 done, 1 failed (also: not one request answered), 3 stopped by its budget."""
+    """0 done (also: a plan that waits), 1 failed (also: not one request answered), 3 stopped by its budget."""
+    if awaits_approval(batch):
+        return DONE
     if batch["status"] != "completed":
         return FAILED
     if (batch.get("routing") or {}).get("incomplete"):
@@ -40,18 +67,18 @@ def exit_code(batch: Batch) -> int:
     return FAILED if counts["failed"] and not counts["completed"] else DONE
 
 
-def _poll(api: Api, batch_id: str, show: Show) -> Batch:
+def _poll(ask: Callable[[], Batch], is_over: Callable[[Batch], bool], show: Show) -> Batch:
     pause, give_up = FIRST_PAUSE_S, time.monotonic() + PATIENCE_S
     while True:
         try:
-            batch = api.batch(batch_id)
+            batch = ask()
         except ApiError as error:
             if not error.transient or time.monotonic() > give_up:
                 raise
         else:
             give_up = time.monotonic() + PATIENCE_S
             show(batch)
-            if batch["status"] in TERMINAL:
+            if is_over(batch):
                 return batch
         time.sleep(pause)
         pause = min(LONGEST_PAUSE_S, pause * PAUSE_GROWTH)

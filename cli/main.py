@@ -15,6 +15,7 @@ import click
 COMMANDS: dict[str, tuple[str, str, str]] = {
     # client commands: HTTP with a key
     "submit": ("cli.submit", "submit", "Submit a file of prompts under a budget."),
+    "plan": ("cli.plan", "plan", "Show what a file would cost and gain at a ladder of budgets."),
     "status": ("cli.batches", "status", "Show one batch."),
     "watch": ("cli.batches", "watch", "Follow a batch until it ends."),
     "results": ("cli.batches", "results", "Write a batch's results to a file."),
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 # what only routers with an encoder or a language model need
 MODELS = {"accelerate", "gguf", "onnx", "onnxruntime", "peft", "tokenizers", "torch", "transformers"}
+EXTRAS = {"matplotlib": "plot"}
 OURS = {"routing_service", "workers", "training", "cli", "migrations", "sandbox", "deploy"}
 
 
@@ -72,7 +74,7 @@ class LazyGroup(click.Group):
             missing = (error.name or "").partition(".")[0]
             if missing in OURS:
                 raise
-            extras = "server,embedded,models" if missing in MODELS else "server,embedded"
+            extras = "server,embedded,models" if missing in MODELS else EXTRAS.get(missing, "server,embedded")
             raise click.ClickException(
                 f"this command needs {missing}, which a plain installation leaves out: "
                 f"in the checkout, `pip install '.[{extras}]'`"

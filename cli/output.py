@@ -118,9 +118,16 @@ def state(batch: dict[str, Any]) -> str:
     routing = batch.get("routing") or {}
     if routing.get("incomplete"):
         return f"{batch['status']}, stopped by its budget"
+    if awaits_approval(batch):
+        return "plan, awaits approval"
     if routing.get("paused"):
         return f"{batch['status']}, paused: {routing['paused']}"
     return str(batch["status"])
+
+
+def awaits_approval(batch: dict[str, Any]) -> bool:
+    """It is a plan that stands still until somebody approves it."""
+    return batch["status"] == "in_progress" and (batch.get("routing") or {}).get("paused") == "approval"
 
 
 def error_count(batch: dict[str, Any]) -> int:

@@ -57,6 +57,8 @@ class FakeApi:
     headers: list[dict[str, str]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     acted: list[str] = field(default_factory=list)  # paths of what batches were told
+    made_at: list[str] = field(default_factory=list)  # the paths by which batches were made
+    plans: list[Json] = field(default_factory=list)  # what a plan shows, one poll after the other
 
     @property
     def lines(self) -> list[Json]:
@@ -100,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, _file(match[1], size))
         elif match := re.fullmatch(r"/v1/batches\?limit=(\d+)(?:&after=(\w+))?", self.path):
             self._page(int(match[1]), match[2])
+        elif self.path == "/v1/batches/batch_1/plan":
+            self._json(200, self.fake.plans.pop(0) if len(self.fake.plans) > 1 else self.fake.plans[0])
         elif self.path == "/v1/batches/batch_1":
             if self.fake.failures:
                 self._error(self.fake.failures.pop(0), "not now")
@@ -115,7 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/files":
             self.fake.uploads.append(body.split(b"\r\n\r\n")[-1].rpartition(b"\r\n--")[0])
             self._json(200, _file("file-1", len(self.fake.uploads[-1])))
-        elif self.path == "/v1/batches":
+        elif self.path in ("/v1/batches", "/v1/batches/plan"):
+            self.fake.made_at.append(self.path)
             self.fake.created.append(json.loads(body))
             self.fake.headers.append({name.lower(): value for name, value in self.headers.items()})
             if self.fake.refusal:
