@@ -36,7 +36,7 @@ def save_frontier(found: Plan, path: Path) -> None:
     axes.set_ylabel(f"quality gain over all to {found['candidates'][0]}")
     axes.set_title(f"{found['requests']['total']:,} requests, router {found['router']}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     try:
         with writing(path) as stream:
             figure.savefig(stream, format="png", dpi=DPI)

@@ -17,7 +17,7 @@ from routing_service.batches.basis import basis_of
 from routing_service.batches.cutting import cut_within
 from routing_service.batches.scored import Scored
 from routing_service.models import Batch
-from routing_service.planning import Floats, Plan, Ranking, Rung, frontier
+from routing_service.planning import Floats, Plan, Ranking, Rung, frontier, ladder
 from routing_service.pricing import price_book
 from routing_service.settings import Settings
 
@@ -31,29 +31,31 @@ def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, set
     """
     assert table.std is not None
     margin = table.largest_worst_case(settings)
-    least = int(table.cost[:, 0].sum()) + margin
+    weak = int(table.cost[:, 0].sum())
+    least = weak + margin
     free, pinned = ~table.pinned, _Pinned.of(table, settings)
+    aside = margin + pinned.cost  # of a budget; the rest is for what the plan decides
     ranking = Ranking.of(table.cost[free], table.quality[free], table.line[free], step[free])
     std = 2 * table.std[free].astype(np.float64)  # of the gain
-
     served = table.answers[free]
 
     def at(spendable: int) -> Plan:
         return cut_within(ranking, spendable, batch)
 
-    def shown(rungs: list[Rung]) -> list[dict[str, Any]]:
-        return [_shown(rung, batch.candidates, pinned, int(table.answers.sum()), margin) for rung in rungs]
+    def rungs(budgets: list[int]) -> list[dict[str, Any]]:
+        """At these budgets of the batch."""
+        found = frontier(ranking, std, [budget - aside for budget in budgets], at, served)
+        return [_shown(rung, batch.candidates, pinned, int(table.answers.sum()), aside) for rung in found]
 
-    budgets = [limit_nano - margin - pinned.cost] if limit_nano >= least else []
-    chosen = frontier(ranking, std, budgets, at, served)
+    chosen = rungs([limit_nano] if limit_nano >= least else [])
     return {
         "basis": basis_of(batch, [*batch.candidates, *pinned.counts], settings, price_book(settings)),
         "least_nano": least,
-        "weak_nano": least - margin,
+        "weak_nano": weak,
         "strong_nano": int(table.cost[:, -1].sum()),
         "interval": INTERVAL,
-        "ladder": shown(frontier(ranking, std, None, at, served)),
-        "chosen": next(iter(shown(chosen)), None),
+        "ladder": _enough(rungs([_round_up(budget + aside) for budget in ladder(ranking, at)]), margin),
+        "chosen": next(iter(chosen), None),
     }
 
 
@@ -72,7 +74,21 @@ class _Pinned:
         return cls({key: n for key, n in counts.items() if n}, int(table.cost[table.pinned, 0].sum()))
 
 
-def _shown(rung: Rung, candidates: Sequence[str], pinned: _Pinned, total: int, margin: int) -> dict[str, Any]:
+def _round_up(nano: int) -> int:
+    """To a millionth of a dollar: as amounts are shown, so that whoever takes one from a table has enough."""
+    return -(-nano // 1000) * 1000
+
+
+def _enough(rungs: list[dict[str, Any]], margin: int) -> list[dict[str, Any]]:
+    """Of rungs with the same plan the first, with a budget that covers its cost: a mode that no budget moves has one."""
+    distinct = {(rung["cost_nano"], rung["gain"]): rung for rung in reversed(rungs)}
+    return [
+        rung | {"budget_nano": max(rung["budget_nano"], _round_up(rung["cost_nano"] + margin))}
+        for rung in reversed(distinct.values())
+    ]
+
+
+def _shown(rung: Rung, candidates: Sequence[str], pinned: _Pinned, total: int, aside: int) -> dict[str, Any]:
     """A rung of what the plan decides, put back among what is pinned. Shares and gains are of all requests; the shadow
     price is null where nothing is upgraded."""
     decided = 1 - sum(pinned.counts.values()) / max(total, 1)
@@ -80,7 +96,7 @@ def _shown(rung: Rung, candidates: Sequence[str], pinned: _Pinned, total: int, m
     for model, count in pinned.counts.items():
         share[model] = share.get(model, 0.0) + count / total
     return {
-        "budget_nano": rung.budget + pinned.cost + margin,
+        "budget_nano": rung.budget + aside,
         "cost_nano": rung.cost + pinned.cost,
         "gain": decided * rung.gain,
         "low": decided * rung.low,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from routing_service.planning.allocation import LAST_LINE, Plan, Ranking, allocate, damping_of
-from routing_service.planning.frontier import Rung, frontier
+from routing_service.planning.frontier import Rung, frontier, ladder
 from routing_service.planning.hull import NANO, NEVER, Damping, Floats, Ints, chosen, increments, steps
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "damping_of",
     "frontier",
     "increments",
+    "ladder",
     "steps",
 ]

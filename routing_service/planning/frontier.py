@@ -42,28 +42,26 @@ def frontier(
     cut: Callable[[int], Plan] | None = None,
     served: Ints | None = None,
 ) -> list[Rung]:
-    """The plans at these budgets, or at a ladder from what the cheapest model costs to what buys all the gain.
+    """The plans at these budgets, or at those of `ladder`.
 
     `std`: of the gain of each model over the cheapest, shape (n, m). `cut`: the plan at a budget, of a mode that has
-    another rule than `Ranking.within`; of a ladder's rungs with the same plan only the first is kept. `served`: how
-    many equal requests each answer serves, shape (n,), with which the ranking's qualities are multiplied already; None:
-    one each. The interval's two parts: what the router may be wrong by, with errors correlated by a tenth (measured on
-    held-out halves of MMLU, GSM8K and AlpacaEval: nine intervals in ten hold), and that each answer turns out as it
-    will.
+    another rule than `Ranking.within`. `served`: how many equal requests each answer serves, shape (n,), with which the
+    ranking's qualities are multiplied already; None: one each. The interval's two parts: what the router may be wrong
+    by, with errors correlated by a tenth (measured on held-out halves of MMLU, GSM8K and AlpacaEval: nine intervals in
+    ten hold), and that each answer turns out as it will.
     """
     weight = np.ones(len(ranking.line), np.int64) if served is None else served
     at = cut or ranking.within
-    if budgets is not None:
-        return [_rung(ranking, std, weight, budget, at(budget)) for budget in budgets]
+    wanted = ladder(ranking, cut) if budgets is None else budgets
+    return [_rung(ranking, std, weight, budget, at(budget)) for budget in wanted]
+
+
+def ladder(ranking: Ranking, cut: Callable[[int], Plan] | None = None) -> list[int]:
+    """Budgets from what the cheapest model costs to the least that buys all that can be bought."""
     least = ranking.base
-    most = max(least, at(least + int(np.abs(ranking.ranked.extra).sum())).expected_cost)
-    plans: dict[tuple[int, float], Rung] = {}
-    for part in RUNGS:
-        budget = round(least + part * (most - least))
-        plan = at(budget)
-        rung = _rung(ranking, std, weight, max(budget, plan.expected_cost), plan)
-        plans.setdefault((rung.cost, rung.gain), rung)
-    return list(plans.values())
+    all_of_it = least + int(np.abs(ranking.ranked.extra).sum())
+    most = max(least, (cut or ranking.within)(all_of_it).expected_cost)
+    return [round(least + part * (most - least)) for part in RUNGS]
 
 
 def _rung(ranking: Ranking, std: npt.NDArray[np.floating], weight: Ints, budget: int, plan: Plan) -> Rung:
