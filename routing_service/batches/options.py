@@ -14,7 +14,7 @@ from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
-NOT_YET = ("plan_id", "explore_share")
+NOT_YET = {"plan_id": "; POST /v1/batches/{id}/approve runs a plan", "explore_share": ""}
 NOT_YET_VALUES = {("on_failure", "fallback")}
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
@@ -84,7 +84,9 @@ def parse_options(
     for key, (where, value) in values.items():
         if key in NOT_YET or (isinstance(value, str) and (key, value) in NOT_YET_VALUES):
             raise InvalidRequestError(
-                f"{where} is not supported by this version", code="unsupported_parameter", param=where
+                f"{where} is not supported by this version{NOT_YET.get(key, '')}",
+                code="unsupported_parameter",
+                param=where,
             )
     options = _validate(values)
     _check_mode(options, values)

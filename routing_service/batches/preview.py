@@ -80,7 +80,7 @@ def _round_up(nano: int) -> int:
 
 
 def _enough(rungs: list[dict[str, Any]], margin: int) -> list[dict[str, Any]]:
-    """Of rungs with the same plan the first, with a budget that covers its cost: a mode that no budget moves has one."""
+    """Of rungs of one plan the first, with a budget that covers its cost: a mode that no budget moves has one rung."""
     distinct = {(rung["cost_nano"], rung["gain"]): rung for rung in reversed(rungs)}
     return [
         rung | {"budget_nano": max(rung["budget_nano"], _round_up(rung["cost_nano"] + margin))}

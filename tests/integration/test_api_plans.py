@@ -72,3 +72,9 @@ def test_a_plan_and_a_batch_of_the_same_wish_are_two(api: Api, client: OpenAI) -
         second = retrying.post("/batches/plan", body=body, cast_to=object, options={"headers": again})
         third = retrying.batches.create(**body, extra_headers=again)
     assert first["id"] == second["id"] != third.id  # type: ignore[index]
+
+
+def test_the_option_plan_id_is_refused_and_names_the_way(client: OpenAI) -> None:
+    body: Json = {"input_file_id": upload(client), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    body["routing"] = {"plan_id": "batch_1"}
+    assert "/v1/batches/{id}/approve" in refused("unsupported_parameter", lambda: post(client, "/batches", body))
