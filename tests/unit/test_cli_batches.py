@@ -1,5 +1,5 @@
-"""What clients do with batches: `status`, `watch`, `results`, `list`, `pause`, `resume`, `cancel`; and how the client finds
-the server and speaks of its errors."""
+"""What clients do with batches: `status`, `watch`, `results`, `list`, `pause`, `resume`, `cancel`; and how the client
+finds the server and speaks of its errors."""
 
 from __future__ import annotations
 
