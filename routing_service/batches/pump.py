@@ -21,6 +21,7 @@ from routing_service.batches.claim import Claim, Ticket, claim
 from routing_service.batches.runnable import Runnable, runnable_batches
 from routing_service.batches.settle import Result
 from routing_service.batches.settler import Settler
+from routing_service.batches.turns import Turns
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
 from routing_service.events import Publisher
@@ -52,7 +53,7 @@ class Pump:
         self._upstreams, self._publisher, self._stopping = upstreams, publisher, stopping
         self._limiter = limiter or Limiter(settings.models)
         self._by_model: Counter[str] = Counter()
-        self._by_batch: Counter[str] = Counter()
+        self._turns = Turns()
         self._calls: set[asyncio.Task[None]] = set()
         self._left_out: set[str] = set()  # batches that this stretch could not claim from
         self._empty: dict[str, tuple[float, set[str]]] = {}  # by batch: until when, and for which models
@@ -112,31 +113,43 @@ class Pump:
         return True
 
     async def _claim_round(self, batches: list[Runnable]) -> int:
-        """A bite of each runnable batch, highest priority first, then whoever has least in flight."""
+        """As many bites as there are batches, each of whose turn it is then."""
         claimed = 0
-        most = min(self._room(), self._settings.dispatch.bite) if any(batch.due for batch in batches) else 0
+        waiting = [batch for batch in batches if batch.due]
+        most = min(self._room(), self._settings.dispatch.bite) if waiting else 0
         await self._limiter.refresh(self._lease.share, self._by_model, most)
-        for batch in sorted(batches, key=lambda b: (-b.priority, self._by_batch[b.batch_id], b.created_at)):
+        for _ in range(len(waiting)):
             slots = self._free_slots()
             free = {model for model, number in slots.items() if number}
-            if not batch.due or free <= self._nothing_for(batch.batch_id):
-                continue
-            try:
-                got = await lease.steadily(self._lease, lambda b=batch, s=slots: self._claim_bite(b.batch_id, s))  # type: ignore[misc]
-            except LeaseLostError:
-                raise
-            except Exception:  # of one batch: the calls of all others go on
-                log.exception("batch %s cannot be dispatched and is left out for now", batch.batch_id)
-                self._left_out.add(batch.batch_id)
-                continue
-            for ticket in got.tickets:
-                self._send(ticket)
-            claimed += len(got.tickets) + got.answered
-            if not got.tickets and not got.answered and not got.waiting:
-                self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
+            waiting = [batch for batch in waiting if not free <= self._nothing_for(batch.batch_id)]
+            if not waiting:
+                break
+            batch = self._turns.next(waiting)
+            got = await self._claim(batch, slots)
             if got.closed and not got.tickets:
                 await asyncio.to_thread(self._publisher.finish, batch.batch_id)
+            if got.tickets or got.answered:
+                claimed += len(got.tickets) + got.answered
+                self._turns.served(batch)
+                continue
+            waiting.remove(batch)
+            if not got.waiting:
+                self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
         return claimed
+
+    async def _claim(self, batch: Runnable, slots: dict[str, int]) -> Claim:
+        """Claim a bite of a batch and send it. What goes wrong with one batch stays with it."""
+        try:
+            got = await lease.steadily(self._lease, lambda: self._claim_bite(batch.batch_id, slots))
+        except LeaseLostError:
+            raise
+        except Exception:
+            log.exception("batch %s cannot be dispatched and is left out for now", batch.batch_id)
+            self._left_out.add(batch.batch_id)
+            return Claim()
+        for ticket in got.tickets:
+            self._send(batch, ticket)
+        return got
 
     def _nothing_for(self, batch_id: str) -> set[str]:
         """Models that a moment ago no request of the batch was for: where the others are full, it is not locked again
@@ -160,15 +173,15 @@ class Pump:
             for name in self._settings.models
         }
 
-    def _send(self, ticket: Ticket) -> None:
+    def _send(self, batch: Runnable, ticket: Ticket) -> None:
         self._by_model[ticket.model] += 1
-        self._by_batch[ticket.batch_id] += 1
+        self._turns.sent(batch)
         tokens = self._limiter.sent(ticket.model, len(ticket.body), self._by_model[ticket.model])
-        task = asyncio.create_task(self._call(ticket, tokens))
+        task = asyncio.create_task(self._call(batch, ticket, tokens))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _call(self, ticket: Ticket, tokens: float) -> None:
+    async def _call(self, batch: Runnable, ticket: Ticket, tokens: float) -> None:
         """`tokens`: what it is expected to take, for the limiter."""
         try:
             self._lease.check()
@@ -182,7 +195,7 @@ class Pump:
             return  # never sent; the sweep closes the attempt
         finally:
             self._by_model[ticket.model] -= 1
-            self._by_batch[ticket.batch_id] -= 1
+            self._turns.ended(batch)
             self._arrived.set()
 
     async def _wait_for_room(self) -> None:

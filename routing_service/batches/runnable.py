@@ -15,6 +15,7 @@ class Runnable:
     """A planned batch with requests to dispatch; `due`: at least one of them may be sent now."""
 
     batch_id: str
+    api_key_id: str
     priority: int
     created_at: datetime
     due: bool
@@ -24,8 +25,9 @@ def runnable_batches(database: Database) -> list[Runnable]:
     with database.transaction() as session:
         rows = session.execute(
             text(
-                "select b.id, b.priority, b.created_at, exists (select from requests q where q.batch_id = b.id"
-                " and q.state = 'scored' and (q.not_before is null or q.not_before <= now())) as due from batches b"
+                "select b.id, b.api_key_id, b.priority, b.created_at,"
+                " exists (select from requests q where q.batch_id = b.id and q.state = 'scored'"
+                " and (q.not_before is null or q.not_before <= now())) as due from batches b"
                 " where b.state = 'in_progress' and b.planned_at is not null and b.paused is null"
                 " and b.expires_at > now() and exists"
                 " (select from requests q where q.batch_id = b.id and q.state = 'scored')"
