@@ -78,7 +78,6 @@ class Limiter:
         }
         replies = await self._ask_all(reports) or self._ask_myself(reports, share.pumps, now)
         for name, pace in self._paces.items():
-            pace.reported(in_flight[name])
             pace.take(replies[name], wants[name], now, self._rng.random())
         self._look_at = now + (LOOK_S if all(pace.calm for pace in self._paces.values()) else REPORT_S)
 

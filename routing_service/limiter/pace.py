@@ -77,14 +77,10 @@ class Pace:
 
     def ended(self, outcome: Outcome, tokens: float, seconds: float, now: float) -> None:
         self._heard = True
-        usage = outcome.usage
-        if usage:
+        if outcome.usage:
             self._seconds += MEMORY * (seconds - self._seconds)
-        if tokens and (usage or outcome.state is AttemptState.REFUSED):
-            used = usage.input + usage.output if usage else 0
-            self._more_tokens += used - tokens
-            if usage:
-                self._token_factor = min(max(self._token_factor * (1 + MEMORY * (used / tokens - 1)), 0.01), 100.0)
+        if tokens:
+            self._correct_tokens(outcome, tokens)
         congested = outcome.status_code in CONGESTED or outcome.error_code == "timeout"
         self._congested += congested
         self._fine += not congested
@@ -100,10 +96,19 @@ class Pace:
             self._hold_until, self._hold_is_news = now + hold_s, True
             self.held_until = max(self.held_until, self._hold_until)
 
+    def _correct_tokens(self, outcome: Outcome, expected: float) -> None:
+        """A refused call used none; of one whose usage nobody knows the expectation stands."""
+        if outcome.usage:
+            used = outcome.usage.input + outcome.usage.output
+            self._more_tokens += used - expected
+            self._token_factor = min(max(self._token_factor * (1 + MEMORY * (used / expected - 1)), 0.01), 100.0)
+        elif outcome.state is AttemptState.REFUSED:
+            self._more_tokens -= expected
+
     def report(self, want: int, in_flight: int, pumps: int, now: float) -> Report:
-        """What `reported` then forgets. Calls in flight are taken to be alike in all pumps."""
-        self._in_flight = max(self._in_flight, in_flight)
-        return Report(
+        """What happened since the last report; from now on it is the receiver's to know. Calls in flight are taken to
+        be alike in all pumps."""
+        report = Report(
             ceiling=self._model.max_concurrency,
             requests_per_minute=float(self._model.requests_per_minute or 0),
             tokens_per_minute=float(self._model.tokens_per_minute or 0),
@@ -114,16 +119,15 @@ class Pace:
             hold_s=max(0.0, self._hold_until - now) if self._hold_is_news else 0.0,
             fine=self._fine,
             congested=self._congested,
-            in_flight=max(1, self._in_flight) * pumps,
+            in_flight=max(1, in_flight, self._in_flight) * pumps,
             window_s=min(max(1.0, self._seconds), 60.0),
             said_requests=self._said[0],
             said_tokens=self._said[1],
         )
-
-    def reported(self, in_flight: int) -> None:
         self.permits = self._fine = self._congested = 0
         self._permit_tokens, self._more_tokens = self._call_tokens, 0.0
         self._in_flight, self._said, self._hold_is_news = in_flight, (0.0, 0.0), False
+        return report
 
     def take(self, reply: Reply, want: int, now: float, jitter: float) -> None:
         """Go by the reply to a report. `jitter` in [0, 1] spreads over a second what pumps do after a wait; where a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
@@ -23,9 +23,10 @@ ALONE = Share(1, 0)
 
 
 class FakeShared:
-    """One state for all pumps, on the test's clock; counts the round trips."""
+    """One state for all pumps, on the test's clock; counts the round trips. `meanwhile` happens during the next one."""
 
     def __init__(self) -> None:
+        self.meanwhile: Callable[[], None] | None = None
         self.now = 1000.0
         self.round_trips = 0
         self.reports: list[Report] = []
@@ -34,6 +35,9 @@ class FakeShared:
     async def exchange(self, reports: Mapping[str, Report]) -> dict[str, Reply]:
         self.round_trips += 1
         self.reports.append(reports["weak"])
+        if self.meanwhile is not None:
+            self.meanwhile()
+            self.meanwhile = None
         return {name: exchange(self._states.setdefault(name, {}), r, self.now) for name, r in reports.items()}
 
 
@@ -225,6 +229,20 @@ def test_refused_calls_use_no_tokens() -> None:
     shared.now += 0.1
     pump.free()
     assert sum(r.more_tokens for r in shared.reports) == pytest.approx(-calls * shared.reports[0].call_tokens)
+
+
+def test_what_happens_during_a_round_trip_is_in_the_next_report() -> None:
+    shared = FakeShared()
+    pump = Pump(shared, tokens_per_minute=60_000)
+    calls = pump.free()
+    expected = pump.send(calls)
+    shared.now += 0.1
+    shared.meanwhile = lambda: pump.end(refused(retry_after_s=20), calls, expected)
+    pump.free()
+    assert pump.free() == 0
+    last = shared.reports[-1]
+    assert (last.congested, last.hold_s) == (calls, 20)
+    assert last.more_tokens == pytest.approx(-calls * expected - last.give_back * last.call_tokens)
 
 
 def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
