@@ -1,9 +1,9 @@
 """Several pumps against an upstream that enforces a limit a minute: the rate they reach, and what is refused.
 
-`python -m benchmarks.politeness [--rates 600 6000] [--pumps 4] [--seconds 60]`
+`python -m benchmarks.politeness [--requests 600 6000] [--tokens 200000] [--pumps 4] [--seconds 60]`
 
-Each pump is a process of its own; they share Postgres and Valkey. The upstream counts a sliding minute. Each rate is
-measured twice: configured as `requests_per_minute`, and told only by the upstream's headers.
+Each pump is a process of its own; they share Postgres and Valkey. The upstream counts a sliding minute. Each limit is
+measured twice: configured as `requests_per_minute` or `tokens_per_minute`, and told only by the upstream's headers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
 
 SETTLING_IN_S = 10
+LEAST_TOKENS = 30  # that a call takes, answer included
 CONFIG = """
 database_url = "{database}"
 broker_url = "{broker}"
@@ -60,7 +62,8 @@ candidates = ["weak", "strong"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rates", type=int, nargs="+", default=[600, 6000])
+    parser.add_argument("--requests", type=int, nargs="*", default=[600, 6000])
+    parser.add_argument("--tokens", type=int, nargs="*", default=[200_000])
     parser.add_argument("--pumps", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--latency-ms", default="200")
@@ -69,34 +72,42 @@ def main() -> None:
     if options.pump:
         asyncio.run(pump_until_told())
         return
-    table = Table("limit a minute", "known by", "pumps", "answered/min", "of the limit", "429s of calls", "pump CPU ms")
-    for rate in options.rates:
-        for known_by, limit in (("configuration", f"requests_per_minute = {rate}"), ("headers", "")):
-            figures = measure(rate, limit, options.pumps, options.seconds, options.latency_ms)
-            table.add_row(f"{rate:,}", known_by, str(options.pumps), *figures)
+    table = Table(
+        "limit a minute", "known by", "pumps", "reached", "of the limit", "429s of calls", "pump CPU ms a call"
+    )
+    limits = [("requests", limit) for limit in options.requests] + [("tokens", limit) for limit in options.tokens]
+    for what, limit in limits:
+        for known_by in ("configuration", "headers"):
+            configured = f"{what}_per_minute = {limit}" if known_by == "configuration" else ""
+            figures = measure(what, limit, configured, options)
+            table.add_row(f"{limit:,} {what}", known_by, str(options.pumps), *figures)
     Console(width=120).print(table)
 
 
-def measure(rate: int, limit: str, pumps: int, seconds: float, latency_ms: str) -> list[str]:
-    """One run: answers a minute, their share of the limit, the share of calls refused, CPU a call of all pumps."""
+def measure(what: str, limit: int, configured: str, options: argparse.Namespace) -> list[str]:
+    """One run: what was answered a minute, its share of the limit, the share of calls refused, CPU a call."""
+    limits = ["--latency-ms", options.latency_ms, f"--{what}-per-minute", str(limit)]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-polite-")))
         url = stack.enter_context(run_postgres(directory / "pg"))
         broker = stack.enter_context(run_valkey(directory / "valkey"))
-        upstream = stack.enter_context(_sandbox("--requests-per-minute", str(rate), "--latency-ms", latency_ms))
+        upstream = stack.enter_context(_sandbox(*limits))
         config = directory / "routebatch.toml"
-        config.write_text(CONFIG.format(database=url, broker=broker, upstream=upstream, limit=limit))
+        config.write_text(CONFIG.format(database=url, broker=broker, upstream=upstream, limit=configured))
         upgrade(url)
-        _plan(url, int(rate / 60 * (seconds + SETTLING_IN_S + 60) * 1.5))
-        started = [stack.enter_context(_pump(config)) for _ in range(pumps)]
-        _wait_for(url, pumps)
+        _plan(url, int(limit / (1 if what == "requests" else LEAST_TOKENS) / 60 * (options.seconds + 120)))
+        started = [stack.enter_context(_pump(config)) for _ in range(options.pumps)]
+        _wait_for(url, options.pumps)
         time.sleep(SETTLING_IN_S)
         before, cpu_before, began = _account(upstream), sum(map(_cpu_s, started)), time.monotonic()
-        time.sleep(seconds)
+        time.sleep(options.seconds)
         after, cpu, took = _account(upstream), sum(map(_cpu_s, started)) - cpu_before, time.monotonic() - began
-    calls, answered, limited = (after[name] - before[name] for name in ("calls", "answered", "limited"))
-    a_minute = answered / took * 60
-    return [f"{a_minute:,.0f}", f"{a_minute / rate:.1%}", f"{limited / calls:.2%}", f"{cpu / calls * 1000:.2f}"]
+    done = Counter(after)
+    done.subtract(before)
+    reached = done["answered"] if what == "requests" else done["input_tokens"] + done["output_tokens"]
+    a_minute = reached / took * 60
+    refused, cpu_each = done["limited"] / done["calls"], cpu / done["calls"]
+    return [f"{a_minute:,.0f}", f"{a_minute / limit:.1%}", f"{refused:.2%}", f"{cpu_each * 1000:.2f}"]
 
 
 def _plan(url: str, requests: int) -> None:
@@ -143,7 +154,7 @@ def _pump(config: Path) -> Iterator[int]:
 def _account(upstream: str) -> dict[str, int]:
     with urllib.request.urlopen(upstream.removesuffix("/v1") + "/stats", timeout=30) as answer:
         models = json.load(answer)["models"]
-    return dict(models.get("sandbox-weak", {"calls": 0, "answered": 0, "limited": 0}))
+    return dict(models.get("sandbox-weak", {}))
 
 
 def _cpu_s(pid: int) -> float:
