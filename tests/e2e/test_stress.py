@@ -12,7 +12,7 @@ from routing_service.db import Database
 from tests.stress import Stress, fight
 from tests.stress_account import account
 
-STRESS = Stress(requests=800, kills=6, seed=4, latency_ms=15, seconds=240)
+STRESS = Stress(requests=480, kills=5, seed=4, latency_ms=15, seconds=240)
 
 
 def test_kills_and_faults_lose_no_line_and_no_nano_dollar(
