@@ -1,25 +1,21 @@
-"""A dispatch process of `benchmarks.dispatch`: pumps until the batches it is told of are settled.
+"""A dispatch process of `benchmarks.dispatch`: a worker's own pump, without the Celery around it.
 
-`python -m benchmarks.dispatch_pump DATABASE_URL BASE_URL IN_FLIGHT`. "ready" is printed when it can start; then every
-line `{"batch": id}` is answered by its CPU seconds and, by whoever settled the last request, the time of that (on the
-machine's monotonic clock).
+`python -m benchmarks.dispatch_pump DATABASE_URL BROKER_URL BASE_URL IN_FLIGHT`. "ready" is printed when it can start;
+then every line `{"batch": id}` is answered by its CPU seconds and, by whoever settled the last request, the time of
+that (on the machine's monotonic clock).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
 
 from benchmarks.dispatch_clients import CAP
-from routing_service.batches.pump import Pump
-from routing_service.db import Database
-from routing_service.pricing import price_book
 from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
 from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
+from workers.context import Context
 
 
 class Ends(FakePublisher):
@@ -31,35 +27,34 @@ class Ends(FakePublisher):
         self.ended_s = self.ended_s or time.monotonic()
 
 
-def settings_for(base_url: str, in_flight: int) -> Settings:
+def settings_for(database_url: str, broker_url: str, base_url: str, in_flight: int) -> Settings:
     """What ships, with as many calls in flight as the peers have."""
     model = {"base_url": base_url, "max_output_tokens": CAP, "max_concurrency": in_flight}
     return make_settings(
         models={"strong": STRONG | model, "weak": WEAK | model},
         dispatch={"max_in_flight": in_flight, "idle_s": 0.2},
+        database_url=database_url,
+        broker_url=broker_url,
     )
 
 
-async def main(database_url: str, base_url: str, in_flight: int) -> None:
-    settings = settings_for(base_url, in_flight)
-    database, prices = Database(database_url), price_book(settings)
-    upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
+def main(database_url: str, broker_url: str, base_url: str, in_flight: int) -> None:
+    context = Context()
+    context.settings = settings_for(database_url, broker_url, base_url, in_flight)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    while line := await asyncio.to_thread(sys.stdin.readline):
+    while line := sys.stdin.readline():
         json.loads(line)
-        ends, cpu = Ends(), time.process_time()
-        while ends.ended_s is None:
+        context.publisher = ends = Ends()
+        cpu = time.process_time()
+        context.pump()
+        while ends.ended_s is None and ("dispatch",) in ends.events:  # a stretch was over before the batch was
             ends.events.clear()
-            await Pump(database, settings, prices, upstreams, ends).run()
-            if ("dispatch",) not in ends.events:  # nothing is left to claim
-                break
+            context.pump()
         found = {"ended_s": ends.ended_s, "cpu_seconds": time.process_time() - cpu}
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
-    await upstreams.close()
-    database.dispose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -144,7 +144,8 @@ def client_side(python: Path, kind: str, stage: Stage, in_flight: int) -> Iterat
 @contextmanager
 def pump_side(stage: Stage, in_flight: int, processes: int) -> Iterator[Side]:
     """So many dispatch processes. Every run is a batch of its own; the ledger is verified after it."""
-    command = [sys.executable, "-m", "benchmarks.dispatch_pump", stage.database_url, stage.base_url, str(in_flight)]
+    command = [sys.executable, "-m", "benchmarks.dispatch_pump"]
+    command += [stage.database_url, stage.broker_url, stage.base_url, str(in_flight)]
     database = Database(stage.database_url)
     with ExitStack() as stack:
         pumps = [stack.enter_context(_process(command)) for _ in range(processes)]
