@@ -75,7 +75,7 @@ class ScoreSettings(Section):
 
 
 class DispatchSettings(Section):
-    bite: int = Field(64, ge=1)  # requests claimed and reserved in one transaction
+    bite: int = Field(128, ge=1)  # requests claimed and reserved in one transaction
     max_in_flight: int = Field(512, ge=1)  # calls of one pump
     claim_s: float = Field(30, gt=0)  # then it stops claiming, rings again, finishes what is in flight
     lease_s: float = Field(30, gt=0)

@@ -75,6 +75,22 @@ class AnswerMemory:
             await self._settled.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What all calls of a model have in common."""
+
+    url: str = field(repr=False)  # may hold credentials, and so may the proxy
+    headers: dict[str, str] = field(repr=False)
+    timeout: aiohttp.ClientTimeout
+    proxy: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, model: ModelSettings) -> _Target:
+        url = str(model.base_url).rstrip("/") + "/chat/completions"
+        timeout = aiohttp.ClientTimeout(total=model.timeout_s, sock_connect=model.connect_timeout_s)
+        return cls(url, _headers(model), timeout, _proxy(model))
+
+
 @dataclass(slots=True)
 class Upstreams:
     """The process's HTTP client. Make it inside the event loop that will use it, once."""
@@ -82,16 +98,14 @@ class Upstreams:
     models: Mapping[str, ModelSettings]
     max_response_bytes: int
     _session: aiohttp.ClientSession = field(init=False)
-    _headers: dict[str, dict[str, str]] = field(init=False)
-    _proxies: dict[str, str | None] = field(init=False, repr=False)  # may hold credentials
+    _targets: dict[str, _Target] = field(init=False)
 
     def __post_init__(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=15),
             auto_decompress=True,
         )
-        self._headers = {name: _headers(model) for name, model in self.models.items()}
-        self._proxies = {name: _proxy(model) for name, model in self.models.items()}
+        self._targets = {name: _Target.of(model) for name, model in self.models.items()}
 
     async def close(self) -> None:
         await self._session.close()
@@ -101,17 +115,15 @@ class Upstreams:
 
         `call_id` goes with it as X-Client-Request-Id, by which a provider can say what became of a call.
         """
-        settings = self.models[model]
-        timeout = aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s)
-        url = str(settings.base_url).rstrip("/") + "/chat/completions"
+        settings, target = self.models[model], self._targets[model]
         try:
             async with self._session.post(
-                url,
+                target.url,
                 data=body,
-                headers=self._headers[model] | {"X-Client-Request-Id": call_id},
-                timeout=timeout,
+                headers=target.headers | {"X-Client-Request-Id": call_id},
+                timeout=target.timeout,
                 allow_redirects=False,
-                proxy=self._proxies[model],
+                proxy=target.proxy,
             ) as response:
                 raw = await memory.read(response.content.iter_any(), self.max_response_bytes)
                 return read_answer(response.status, response.headers, raw, settings)

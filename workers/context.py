@@ -6,6 +6,7 @@ Everything is made on first use, hence after the fork; one composition root for 
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import cache, cached_property
 
 from routing_service.batches.lengths import LengthModels
@@ -19,6 +20,8 @@ from routing_service.settings import Settings, get_settings
 from routing_service.upstream import Upstreams
 from workers.publisher import CeleryPublisher
 from workers.stopping import stopping
+
+SWITCH_S = 0.0005
 
 
 class Context:
@@ -54,6 +57,9 @@ class Context:
 
     @cached_property
     def _loop(self) -> asyncio.Runner:
+        # A thread that comes back from the database waits so long for a busy event loop, and a claim comes back a dozen
+        # times: with Python's 5 ms bites came too late to keep the upstreams busy.
+        sys.setswitchinterval(SWITCH_S)
         return asyncio.Runner()
 
     async def _pump(self) -> None:

@@ -146,22 +146,19 @@ def insert_attempts(
     session: Session, settings: Settings, pump_id: int, plan: Plan, chosen: list[Choice], at: datetime
 ) -> list[int]:
     """Write the attempts as started `at`, the moment that chose the periods of their budgets. Returns their ids."""
-    query = text("select nextval(pg_get_serial_sequence('attempts', 'id')) from generate_series(1, :n)")
-    ids = list(session.scalars(query, {"n": len(chosen)}))
-    session.execute(
+    inserted = session.execute(
         text(
-            "insert into attempts (id, batch_id, line, number, pump_id, model, upstream_model, input_price,"
+            "insert into attempts (batch_id, line, number, pump_id, model, upstream_model, input_price,"
             " cached_input_price, output_price, reserved_nano, bounds, started_at)"
-            " select i, :batch, l, n, :pump, m, u, p, c, o, r, b, cast(:at as timestamptz) from unnest("
-            "cast(:i as bigint[]), cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:u as text[]),"
-            " cast(:p as bigint[]), cast(:c as bigint[]), cast(:o as bigint[]), cast(:r as bigint[]),"
-            " cast(:b as text[])) as t(i, l, n, m, u, p, c, o, r, b)"
+            " select :batch, l, n, :pump, m, u, p, c, o, r, b, cast(:at as timestamptz) from unnest(cast(:l as int[]),"
+            " cast(:n as int[]), cast(:m as text[]), cast(:u as text[]), cast(:p as bigint[]), cast(:c as bigint[]),"
+            " cast(:o as bigint[]), cast(:r as bigint[]), cast(:b as text[])) as t(l, n, m, u, p, c, o, r, b)"
+            " returning line, id"
         ),
         {
             "batch": plan.batch_id,
             "pump": pump_id,
             "at": at,
-            "i": ids,
             "l": [c.row.line for c in chosen],
             "n": [c.row.attempts + 1 for c in chosen],
             "m": [c.model for c in chosen],
@@ -173,7 +170,8 @@ def insert_attempts(
             "b": [settings.models[c.model].bounds for c in chosen],
         },
     )
-    return ids
+    ids = {row.line: row.id for row in inserted}
+    return [ids[choice.row.line] for choice in chosen]
 
 
 def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None:

@@ -34,6 +34,7 @@ from routing_service.upstream import AnswerMemory, Upstreams
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # how long a blocked or idle pump waits before it looks again
 PACE_S = 0.02  # between rounds, so that a bite is worth its transaction
+LIST_S = 0.1  # how old a list of batches may be that still has something to claim
 
 
 class Pump:
@@ -94,14 +95,16 @@ class Pump:
         """Claim for a while, never without a settler. Returns whether work may be left for the next stretch."""
         until = time.monotonic() + seconds
         idle_since: float | None = None
-        while time.monotonic() < until and not self._stopping() and not settling.done():
+        found, listed_at, claimed = list[Runnable](), 0.0, 0
+        while (now := time.monotonic()) < until and not self._stopping() and not settling.done():
             self._lease.check()
-            found = await lease.steadily(self._lease, lambda: runnable_batches(self._database))
+            if not claimed or now - listed_at > LIST_S:
+                found, listed_at = await lease.steadily(self._lease, lambda: runnable_batches(self._database)), now
             batches = [batch for batch in found if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
             if claimed:
                 idle_since = None
-                await asyncio.sleep(PACE_S)
+                await self._pace(claimed)
                 continue
             now = time.monotonic()
             if not self._calls and not self._settler.pending and not any(b.due for b in batches):
@@ -197,6 +200,17 @@ class Pump:
             self._by_model[ticket.model] -= 1
             self._turns.ended(batch)
             self._arrived.set()
+
+    async def _pace(self, claimed: int) -> None:
+        """After a whole bite only let its calls begin; else wait a moment, and another unless a quarter of the calls in
+        flight has come back by then."""
+        if claimed >= self._settings.dispatch.bite:
+            await asyncio.sleep(0)
+            return
+        enough = 0.75 * len(self._calls)
+        await asyncio.sleep(PACE_S)
+        if len(self._calls) > enough:
+            await asyncio.sleep(PACE_S)
 
     async def _wait_for_room(self) -> None:
         self._arrived.clear()
