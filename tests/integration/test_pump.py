@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import text
 
 from routing_service import ledger
@@ -17,6 +18,7 @@ from routing_service.upstream import Upstreams
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
 from tests.pumping import budget_of, pump_settings, run_pump, states_of
+from tests.raw_upstream import http, raw_upstream
 from tests.sandbox_server import Sandbox, run_sandbox
 
 
@@ -51,6 +53,18 @@ def test_every_request_is_answered_by_its_planned_model_and_billed_exactly(datab
         batch = session.get_one(Batch, batch_id)
         assert (batch.succeeded, batch.failed, batch.floor_nano) == (80, 0, 0)
         assert session.scalar(text("select count(*) from decisions where reason = 'plan'")) == 80
+
+
+def test_an_answer_is_stored_character_by_character(database: Database) -> None:
+    content = "\0 \\ \\u0041 \" ' {} \n\t é \U0001f600 \u2028 \x7f"
+    body = {"choices": [{"message": {"content": content}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    batch_id = _plan(database, [Planned()])
+    with raw_upstream(http(orjson.dumps(body))) as base_url:
+        run_pump(database, pump_settings(base_url))
+    with database.transaction() as session:
+        stored = session.scalar(text("select response from requests where batch_id = :id"), {"id": batch_id})
+    assert stored is not None
+    assert orjson.loads(stored) == body
 
 
 def test_faults_are_retried_and_charged_when_nobody_knows(database: Database) -> None:
