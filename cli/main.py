@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "budgets": ("cli.budgets", "budgets", "Limit what a key's batches may spend."),
     "models": ("cli.models", "models", "Models that cannot be used now."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
+    "comparisons": ("cli.comparisons", "comparisons", "Collect preferences: import, export, count."),
     "prune": ("cli.prune", "prune", "Remove old uploads."),
     "report": ("cli.report", "report", "Cost reports."),
     # routers: files on this machine

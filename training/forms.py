@@ -7,6 +7,8 @@ Every form says for a prompt which of two answers is preferred: an outcome of 1 
 - comparisons, our JSON lines: `prompt, model_a, model_b, outcome`.
 - arena, Chatbot Arena's table: `prompt, model_a, model_b, winner_model_a, winner_model_b, winner_tie`.
 - battles: `prompt_id, model_a, model_b, preference_b` (0: a preferred, 1: b); the prompts stand in a file of their own.
+- alpaca, AlpacaEval's annotations: `instruction, generator_1, generator_2, preference` (1: the first is preferred,
+  2: the second, soft between; 0: a tie).
 - scored, Anyscale's: `prompt, mixtral_score`, a judge's 1 to 5 for the weak model's answer, kept as the rating. From 4
   on the weak model is good enough (a tie, 0.5); below that the strong model's answer is taken to be preferred (1).
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +56,16 @@ class Form:
     by_id: bool = False  # its prompts are looked up
 
 
-def recognise(columns: frozenset[str], strong: str | None, weak: str | None) -> Form | None:
-    """The form that a table of these columns has; None for none of them."""
+def recognise(
+    columns: frozenset[str], strong: str | None, weak: str | None, allowed: Collection[str] | None = None
+) -> Form | None:
+    """The form that a table of these columns has; None for none of them, or none of the `allowed` names."""
+    if allowed is not None and "responses" not in allowed:
+        strong = weak = None
     if strong is not None and weak is not None and columns >= {"prompt", strong, weak}:
         return _responses(strong, weak)
-    return next((form for form in FORMS if columns >= form.columns), None)
+    known = (form for form in FORMS if allowed is None or form.name in allowed)
+    return next((form for form in known if columns >= form.columns), None)
 
 
 def text(value: Any, name: str) -> str:
@@ -127,6 +134,14 @@ def _battle(cells: Cells, prompts: Prompts) -> Reading:
     return Reading(prompts[key], outcome, "judge", _pair(cells))
 
 
+def _alpaca(cells: Cells, prompts: Prompts) -> Reading:
+    preference = number(cells.get("preference"), "preference", 0, 2)
+    if 0 < preference < 1:
+        raise ValueError(f"`preference` is {preference:g}, which is neither 0 nor within 1 and 2")
+    pair = text(cells.get("generator_1"), "generator_1"), text(cells.get("generator_2"), "generator_2")
+    return Reading(text(cells.get("instruction"), "instruction"), 2 - preference if preference else 0.5, "judge", pair)
+
+
 def _scored(cells: Cells, prompts: Prompts) -> Reading:
     score = number(cells.get("mixtral_score"), "mixtral_score", 1, 5)
     outcome = 0.5 if score >= GOOD_ENOUGH else 1.0
@@ -165,6 +180,7 @@ FORMS = (
     Form("arena", frozenset(("prompt", "model_a", "model_b", *WINNERS)), _arena, battle=True),
     Form("comparisons", frozenset(("prompt", "model_a", "model_b", "outcome")), comparison),
     Form("battles", frozenset(("prompt_id", "model_a", "model_b", "preference_b")), _battle, battle=True, by_id=True),
+    Form("alpaca", frozenset(("instruction", "generator_1", "generator_2", "preference")), _alpaca, battle=True),
     Form(
         "outcomes", frozenset(("prompt", "strong_correct", "weak_correct")), _outcomes("strong_correct", "weak_correct")
     ),

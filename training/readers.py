@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from training.comparisons import ROLES, Comparisons, Pair
-from training.forms import FORMS, LEAST_BATTLE_CHARACTERS, PROMPT_COLUMNS, Form, Reading, recognise, text
+from training.forms import FORMS, LEAST_BATTLE_CHARACTERS, PROMPT_COLUMNS, Cells, Form, Reading, recognise, text
 from training.methods import Progress, silent
 from training.tables import BadRow, DataError, Row, Table, opened
 
@@ -24,7 +25,24 @@ COUNTED = ("rows", "used", "bad", "other_models", "short_prompts", "same_model")
 STEP = 1024  # rows between two reports of progress
 NO_RATING = float("nan")
 
-__all__ = ["Collector", "Loaded", "load_comparisons", "named_pair", "read_files"]
+NO_CELLS: Mapping[str, Any] = {}
+
+__all__ = ["Collector", "Loaded", "Sink", "load_comparisons", "named_pair", "read_files"]
+
+
+class Sink(Protocol):
+    """What takes the rows of files as they are read. `pair` names the models of tables that name none."""
+
+    @property
+    def pair(self) -> Pair | None: ...
+
+    @property
+    def counted(self) -> Counter[str]: ...
+
+    def add(self, reading: Reading, cells: Cells) -> None:
+        """ValueError with the reason where it cannot be used. `cells`: the whole row."""
+
+    def leave_out(self, row: BadRow) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +75,7 @@ class Collector:
     _rating: array[float] = field(default_factory=lambda: array("d"))
     _rated: bool = False
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: Reading, cells: Cells = NO_CELLS) -> None:
         a, b = reading.pair or self.pair or ROLES
         self._prompt.append(self._prompts.setdefault(reading.prompt, len(self._prompts)))
         self._model_a.append(self._models.setdefault(a, len(self._models)))
@@ -105,9 +123,9 @@ class Collector:
 
 @dataclass(slots=True)
 class _Reader:
-    """What goes from tables into a collector."""
+    """What goes from tables into a sink."""
 
-    into: Collector
+    into: Sink
     prompts_by_id: dict[str, str] = field(default_factory=dict)
 
     def read_prompts(self, table: Table) -> None:
@@ -120,20 +138,20 @@ class _Reader:
                 key = text(row.cells.get("prompt_id"), "prompt_id")
                 self.prompts_by_id[key] = text(row.cells.get("prompt"), "prompt")
             except ValueError as error:
-                self.into.leave_out(BadRow(table.name, row.number, str(error)))
+                self.into.leave_out(BadRow(table.name, row.number, str(error), table.unit))
 
     def read(self, table: Table, form: Form, progress: Progress) -> None:
         """Advances by bytes of the file: how many rows it has is known at its end."""
         with progress(f"reading {Path(table.name).name}", table.size) as advance:
             before = 0
             for count, row in enumerate(table.rows, 1):
-                self._read_row(table.name, row, form)
+                self._read_row(table, row, form)
                 if count % STEP == 0:
                     advance(table.position() - before)
                     before = table.position()
             advance(table.size - before)
 
-    def _read_row(self, name: str, row: Row | BadRow, form: Form) -> None:
+    def _read_row(self, table: Table, row: Row | BadRow, form: Form) -> None:
         counted = self.into.counted
         counted["rows"] += 1
         if isinstance(row, BadRow):
@@ -141,15 +159,14 @@ class _Reader:
             return
         try:
             reading = form.read(row.cells, self.prompts_by_id)
+            if reading.pair is not None and reading.pair[0] == reading.pair[1]:
+                counted["same_model"] += 1
+            elif form.battle and len(reading.prompt) < LEAST_BATTLE_CHARACTERS:
+                counted["short_prompts"] += 1
+            else:
+                self.into.add(reading, row.cells)
         except ValueError as error:
-            self.into.leave_out(BadRow(name, row.number, str(error)))
-            return
-        if reading.pair is not None and reading.pair[0] == reading.pair[1]:
-            counted["same_model"] += 1
-        elif form.battle and len(reading.prompt) < LEAST_BATTLE_CHARACTERS:
-            counted["short_prompts"] += 1
-        else:
-            self.into.add(reading)
+            self.into.leave_out(BadRow(table.name, row.number, str(error), table.unit))
 
 
 def load_comparisons(
@@ -168,20 +185,23 @@ def load_comparisons(
     return into.loaded()
 
 
-def read_files(paths: Iterable[Path], into: Collector, progress: Progress = silent) -> None:
-    """Add the comparisons of all files. Files of prompts are read before those of battles on them."""
+def read_files(
+    paths: Iterable[Path], into: Sink, progress: Progress = silent, forms: Collection[str] | None = None
+) -> None:
+    """Add the comparisons of all files, which have one of these forms. Files of prompts are read before those of
+    battles on them."""
     reader = _Reader(into)
     strong, weak = into.pair or (None, None)
     labelled: list[tuple[Path, Form]] = []
     for path in paths:
         with opened(path) as table:
-            form = recognise(table.columns, strong, weak)
+            form = recognise(table.columns, strong, weak, forms)
             if form is not None:
                 labelled.append((path, form))
-            elif table.columns >= PROMPT_COLUMNS:
+            elif table.columns >= PROMPT_COLUMNS and (forms is None or "battles" in forms):
                 reader.read_prompts(table)
             else:
-                raise DataError(_unrecognised(table))
+                raise DataError(_unrecognised(table, forms))
     for path, form in labelled:
         if form.by_id and not reader.prompts_by_id:
             raise DataError(f"{path} names prompts by id: give the file with columns prompt_id and prompt, too")
@@ -198,8 +218,10 @@ def named_pair(strong: str | None, weak: str | None) -> Pair | None:
     return strong, weak
 
 
-def _unrecognised(table: Table) -> str:
-    known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in FORMS)
+def _unrecognised(table: Table, forms: Collection[str] | None) -> str:
+    known = [f"{form.name}: {', '.join(sorted(form.columns))}" for form in FORMS if forms is None or form.name in forms]
+    if forms is None or "responses" in forms:
+        known.append("responses: prompt and a column called after each model, which strong and weak name")
     found = ", ".join(sorted(table.columns))[:300]
-    hint = "; responses: prompt and a column called after each model, which strong and weak name"
-    return f"{table.name}: its columns are those of no form of training data: {found}. Known forms: {known}{hint}"
+    wanted = "no form of training data" if forms is None else "none of the forms that are asked for"
+    return f"{table.name}: its columns are those of {wanted}: {found}. Known forms: {'; '.join(known)}"

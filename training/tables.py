@@ -51,7 +51,7 @@ class Row:
 class Table:
     """A file: its name, its columns (for JSON lines those of the first object) and its rows, which are read once.
 
-    `position` says how many bytes of the file were read so far, of `size`.
+    `position` says how many bytes of the file were read so far, of `size`; `unit` what its rows are numbered by.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Table:
     rows: Iterator[Row | BadRow]
     size: int
     position: Callable[[], int]
+    unit: str = "line"
 
 
 Content = tuple[frozenset[str], Iterator[Row | BadRow]]  # columns, rows
@@ -70,8 +71,9 @@ def opened(path: Path) -> Iterator[Table]:
     try:
         with path.open("rb") as file, _text(file) as stream:
             name = str(path)
-            columns, rows = (_json_table if _holds_json(path, stream) else _csv_table)(name, stream)
-            yield Table(name, columns, rows, path.stat().st_size, file.tell)
+            form = _form(path, stream)
+            columns, rows = _READERS[form](name, stream)
+            yield Table(name, columns, rows, path.stat().st_size, file.tell, "item" if form == "array" else "line")
     except csv.Error as error:
         raise DataError(f"{path}: not CSV: {error}; is a quote missing?") from error
     except (EOFError, zlib.error) as error:
@@ -88,16 +90,18 @@ def _text(file: BinaryIO) -> TextIO:
     return TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _holds_json(path: Path, stream: TextIO) -> bool:
-    """By the file's name, else by its first character. Leaves the stream at its start."""
+def _form(path: Path, stream: TextIO) -> str:
+    """csv, lines or array (of JSON): by the name, else by the first character. Leaves the stream at its start."""
     suffixes = set(path.suffixes[-2:])
     start = stream.read(256).lstrip()
     stream.seek(0)
     if not start:
         raise DataError(f"{path} is empty")
     if suffixes & CSV_SUFFIXES:
-        return False
-    return bool(suffixes & JSON_SUFFIXES) or start.startswith("{")
+        return "csv"
+    if start.startswith("["):
+        return "array"
+    return "lines" if suffixes & JSON_SUFFIXES or start.startswith("{") else "csv"
 
 
 def _csv_table(name: str, stream: TextIO) -> Content:
@@ -144,6 +148,22 @@ def _json_rows(name: str, stream: TextIO) -> Iterator[Row | BadRow]:
             yield _json_row(name, number, line)
 
 
+def _json_array(name: str, stream: TextIO) -> Content:
+    """One JSON array of objects, as AlpacaEval writes its annotations; it is read as a whole."""
+    try:
+        values = json.load(stream)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not a JSON array: {error}") from error
+    rows = [
+        Row(number, value) if isinstance(value, dict) else BadRow(name, number, "not a JSON object", unit="item")
+        for number, value in enumerate(values, 1)
+    ]
+    first = next((row.cells for row in rows if isinstance(row, Row)), None)
+    if first is None:
+        raise DataError(f"{name} holds no JSON object")
+    return frozenset(first), iter(rows)
+
+
 def _json_row(name: str, number: int, line: str) -> Row | BadRow:
     try:
         value = json.loads(line)
@@ -152,3 +172,10 @@ def _json_row(name: str, number: int, line: str) -> Row | BadRow:
     except ValueError as error:
         return BadRow(name, number, f"not JSON: {error}")
     return Row(number, value) if isinstance(value, dict) else BadRow(name, number, "not a JSON object")
+
+
+_READERS: dict[str, Callable[[str, TextIO], Content]] = {
+    "csv": _csv_table,
+    "lines": _json_table,
+    "array": _json_array,
+}

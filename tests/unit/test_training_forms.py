@@ -149,3 +149,15 @@ def test_arena_rows_without_one_winner_are_bad(tmp_path: Path) -> None:
 
 def test_sources_are_those_of_the_database() -> None:
     assert {str(source.value) for source in ComparisonSource} == SOURCES
+
+
+def test_alpaca_evals_annotations_are_battles_of_two_generators(tmp_path: Path) -> None:
+    names = {"instruction": LONG, "generator_1": "a", "generator_2": "b", "output_1": "x", "output_2": "y"}
+    rows = [names | {"preference": preference} for preference in (1, 2, 1.5, 0, 0.5)] + ["no object"]
+    found = load(tmp_path, json.dumps(rows), "annotations.json")
+    assert found.comparisons.outcome.tolist() == [1, 0, 0.5, 0.5]
+    assert found.comparisons.models == ["a", "b"]
+    assert [str(row).split(", ", 1)[1] for row in found.bad] == [
+        "item 5: `preference` is 0.5, which is neither 0 nor within 1 and 2",
+        "item 6: not a JSON object",
+    ]
