@@ -70,6 +70,7 @@ class LimitSettings(Section):
 
 class ScoreSettings(Section):
     range_lines: int = Field(1024, ge=1)
+    ranges_at_once: int = Field(16, ge=1)  # of one API key, in the queue and being scored
     max_attempts: int = Field(3, ge=1)
     fit_lengths_s: float = Field(600, gt=0)  # between looks whether output lengths are to be fitted again
 

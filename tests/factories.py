@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.batches.ingest import ingest
 from routing_service.batches.plan import plan
+from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.score import score
 from routing_service.db import Database
 from routing_service.models import (
@@ -28,6 +29,7 @@ from routing_service.models import (
 from routing_service.pricing import NANO, format_usd, price_book
 from routing_service.routers import Routers
 from routing_service.settings import Settings
+from tests.fakes import FakePublisher
 
 STRONG = {
     "name": "sandbox-strong",
@@ -134,6 +136,7 @@ def ingested_batch(database: Database, content: bytes | int | list[Any], setting
     """The id of a batch that is in progress, its lines queued."""
     batch_id = new_batch(database, content, **columns)
     assert ingest(database, settings, price_book(settings), batch_id)
+    announce_ranges(database, settings, FakePublisher(), batch_id)
     return batch_id
 
 

@@ -9,6 +9,7 @@ from routing_service.batches.finish import finish
 from routing_service.batches.ingest import ingest
 from routing_service.batches.plan import plan
 from routing_service.batches.pump import Pump
+from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.replan import replan
 from routing_service.batches.score import score
 from routing_service.db import Database
@@ -26,10 +27,12 @@ def work(database: Database, settings: Settings, publisher: FakePublisher) -> No
         name, *ids = publisher.events.pop(0)
         found: list[Any] = list(ids)
         if name == "ingest":
-            for first_line in ingest(database, settings, prices, *found) or ():
-                publisher.score(found[0], first_line)
-        elif name == "score" and score(database, settings, routers, *found):
-            publisher.plan(found[0])
+            ingest(database, settings, prices, *found)
+            announce_ranges(database, settings, publisher, *found)
+        elif name == "score":
+            if score(database, settings, routers, *found):
+                publisher.plan(found[0])
+            announce_ranges(database, settings, publisher, found[0])
         elif name == "plan":
             if plan(database, settings, *found):
                 publisher.dispatch()

@@ -8,6 +8,7 @@ from routing_service.batches.finish import finish as finish_batch
 from routing_service.batches.ingest import ingest as ingest_batch
 from routing_service.batches.lengths import fit_lengths as fit_all_lengths
 from routing_service.batches.plan import plan as plan_batch
+from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.replan import replan as replan_batch
 from routing_service.batches.score import score as score_range
 from routing_service.batches.sweep import sweep as sweep_all
@@ -16,21 +17,20 @@ from workers.context import context
 
 @shared_task(name="routebatch.ingest")
 def ingest(batch_id: str) -> None:
-    """Read and validate a batch's file; announce its score ranges."""
+    """Read and validate a batch's file; announce what may be scored of it."""
     c = context()
-    first_lines = ingest_batch(c.database, c.settings, c.prices, batch_id)
-    for first_line in first_lines or ():
-        c.publisher.score(batch_id, first_line)
-    if first_lines is None:
+    if ingest_batch(c.database, c.settings, c.prices, batch_id) is None:
         c.publisher.finish(batch_id)  # cancelled meanwhile, perhaps
+    announce_ranges(c.database, c.settings, c.publisher, batch_id)
 
 
 @shared_task(name="routebatch.score")
 def score(batch_id: str, first_line: int) -> None:
-    """Score one range of lines; the last one announces the plan."""
+    """Score one range of lines and announce the next; the last one announces the plan."""
     c = context()
     if score_range(c.database, c.settings, c.routers, batch_id, first_line, c.lengths):
         c.publisher.plan(batch_id)
+    announce_ranges(c.database, c.settings, c.publisher, batch_id)
 
 
 @shared_task(name="routebatch.plan")

@@ -48,7 +48,7 @@ class _SupersededError(Exception):
 def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> list[int] | None:
     """Ingest a batch that is `validating`: it becomes `in_progress`, or `failed` with its errors.
 
-    Returns the first lines of the score ranges to announce (none for a batch that failed), or None when there was
+    Returns the first lines of its score ranges (none for a batch that failed), or None when there was
     nothing to do: ingested or cancelled already, or another runner is at it.
     """
     with database.transaction() as session:
@@ -135,12 +135,7 @@ def _accept(session: Session, batch: Batch, intake: Intake) -> list[int]:
     step = intake.settings.score.range_lines
     first_lines = list(range(1, intake.total + 1, step))
     ranges = [
-        {
-            "batch_id": batch.id,
-            "first_line": first,
-            "last_line": min(first + step - 1, intake.total),
-            "announced_at": now,
-        }
+        {"batch_id": batch.id, "first_line": first, "last_line": min(first + step - 1, intake.total)}
         for first in first_lines
     ]
     session.execute(insert(ScoreRange), ranges)

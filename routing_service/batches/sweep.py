@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from routing_service import files
 from routing_service.batches.pausing import resume_after_refusals, resume_with_key_budgets, resume_with_models
+from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.reuse import forget_old_answers
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
@@ -46,6 +47,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         publisher.ingest(batch_id)
     for batch_id, first_line in ranges:
         publisher.score(batch_id, first_line)
+    announce_ranges(database, settings, publisher)
     for batch_id in plans:
         publisher.plan(batch_id)
     for batch_id in finishes:

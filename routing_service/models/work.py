@@ -194,11 +194,11 @@ class ScoreRange(Base):
     first_line: Mapped[int] = mapped_column(primary_key=True)
     last_line: Mapped[int]
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
-    announced_at: Mapped[Now]
+    announced_at: Mapped[datetime | None]  # none: its turn has not come, see batches.ranges
     done_at: Mapped[datetime | None]
     __table_args__ = (
         CheckConstraint("last_line >= first_line", name="lines"),
-        Index("ix_score_ranges_open", "batch_id", postgresql_where="done_at is null"),
+        Index("ix_score_ranges_open", "batch_id", "first_line", postgresql_where="done_at is null"),
     )
 
 
