@@ -145,6 +145,11 @@ class Api:
         with self._translated():
             return self._client.post(path, cast_to=BatchObject, body=body, options={"headers": headers}).to_dict()
 
+    def feedback(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Say how good an answer was; returns what was made of it."""
+        with self._translated():
+            return cast(dict[str, Any], self._client.post("/feedback", cast_to=object, body=said))
+
     def batches(self, limit: int) -> list[Batch]:
         """The newest batches, page by page."""
         with self._translated():

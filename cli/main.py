@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cancel": ("cli.batches", "cancel", "Cancel a batch."),
     "retry": ("cli.more_money", "retry", "Ask again what a batch left unanswered."),
     "top-up": ("cli.more_money", "top_up", "Add dollars to a batch's budget."),
+    "feedback": ("cli.feedback", "feedback", "Say how good an answer was."),
     # operator commands: the database
     "up": ("cli.stack", "up", "Run the whole stack on this machine."),
     "down": ("cli.stack", "down", "Stop the stack of a state directory."),

@@ -14,6 +14,7 @@ from cli.method_options import parse_options
 if TYPE_CHECKING:
     from cli.progress import Bars
     from routing_service.routers import Router
+    from routing_service.settings import Settings
     from training.comparisons import Comparisons
     from training.evaluation import Evaluation
     from training.readers import Loaded
@@ -107,7 +108,7 @@ def train(
     settings = read_settings()
     try:
         with progress_bars() as bars:
-            loaded = _load([*sources, *more], strong, weak, state_dir, bars)
+            loaded = _load([*sources, *more], strong, weak, state_dir, bars, settings)
         _name_bad_rows(loaded)
         fitted, held = _parts(loaded.comparisons, hold_out, seed, any_pair=chosen.any_pair)
         with progress_bars() as bars:
@@ -134,7 +135,12 @@ def _check_output(output: Path) -> None:
 
 
 def _load(
-    sources: list[Path | str], strong: str | None, weak: str | None, state_dir: Path | None, bars: Bars
+    sources: list[Path | str],
+    strong: str | None,
+    weak: str | None,
+    state_dir: Path | None,
+    bars: Bars,
+    settings: Settings,
 ) -> Loaded:
     from training.readers import Collector, named_pair, read_files
 
@@ -145,7 +151,8 @@ def _load(
         from training.database import read_database
 
         with reading(state_dir) as session:
-            read_database(session, into, bars)
+            cap = settings.learning.feedback_weight_per_key
+            read_database(session, into, bars, feedback_weight_per_key=cap)
     return into.loaded()
 
 

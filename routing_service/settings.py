@@ -97,6 +97,10 @@ class SweepSettings(Section):
     announce_after_s: float = Field(30, gt=0)  # work that nobody announced or finished is announced again
 
 
+class LearningSettings(Section):
+    feedback_weight_per_key: float = Field(200, gt=0, allow_inf_nan=False)  # what a key's votes weigh together at most
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. `load_settings` makes one and checks it as a whole."""
 
@@ -116,6 +120,7 @@ class Settings(BaseSettings):
     score: ScoreSettings = ScoreSettings()
     dispatch: DispatchSettings = DispatchSettings()
     sweep: SweepSettings = SweepSettings()
+    learning: LearningSettings = LearningSettings()
     api_host: str = "127.0.0.1"  # loopback unless told otherwise
     api_port: int = Field(8080, ge=0, le=65535)
     database_url: SecretStr = SecretStr("postgresql+psycopg:///routebatch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from routing_service.api import batches, files, replies, system
+from routing_service.api import batches, feedback, files, replies, system
 from routing_service.api.context import Services
 from routing_service.api.wire import Wire
 from routing_service.db import Database
@@ -24,6 +24,6 @@ def create_app(settings: Settings, database: Database, publisher: Publisher, pri
     )
     app.state.services = Services(settings, database, publisher, prices)
     replies.install(app)
-    for router in (files.router, batches.router, system.router):
+    for router in (files.router, batches.router, feedback.router, system.router):
         app.include_router(router)
     return app

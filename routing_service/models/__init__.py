@@ -17,7 +17,7 @@ from routing_service.models.base import (
 )
 from routing_service.models.circuits import ModelCircuit
 from routing_service.models.files import ApiKey, File, FileChunk
-from routing_service.models.learning import Comparison, Evaluation, FittedLengths, Rating, RouterVersion
+from routing_service.models.learning import Comparison, Evaluation, Feedback, FittedLengths, Rating, RouterVersion
 from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
 from routing_service.models.work import Batch, Decision, Pump, Request, ScoreRange
 
@@ -38,6 +38,7 @@ __all__ = [
     "EntryBasis",
     "EntryKind",
     "Evaluation",
+    "Feedback",
     "File",
     "FileChunk",
     "FilePurpose",

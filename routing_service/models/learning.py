@@ -1,11 +1,20 @@
-"""What is learned from and what comes of it: comparisons, ratings, router versions, evaluations, output lengths."""
+"""What is learned from and what comes of it: feedback, comparisons, ratings, router versions, evaluations, lengths."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, SmallInteger, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -19,7 +28,7 @@ class Comparison(Base):
 
     __tablename__ = "comparisons"
     id: Mapped[Id]
-    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # of its content: imports are idempotent
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # of its content, or of the request voted on
     source: Mapped[ComparisonSource] = mapped_column(SOURCE)
     prompt: Mapped[str]
     batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
@@ -40,7 +49,7 @@ class Comparison(Base):
 
 
 class Rating(Base):
-    """A 1-5 judge score of one model's answer."""
+    """A 1-5 score of one model's answer, by a judge or a client."""
 
     __tablename__ = "ratings"
     id: Mapped[Id]
@@ -56,6 +65,25 @@ class Rating(Base):
     __table_args__ = (
         CheckConstraint("score between 1 and 5", name="score"),
         CheckConstraint("octet_length(digest) = 32", name="digest"),
+    )
+
+
+class Feedback(Base):
+    """What a client says of the answer to one of its requests: a vote, the last one. A comparison or a rating is made
+    of it, see batches.feedback."""
+
+    __tablename__ = "feedback"
+    batch_id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    rating: Mapped[int | None] = mapped_column(SmallInteger)  # thumbs: 1 or -1
+    score: Mapped[int | None] = mapped_column(SmallInteger)
+    preferred: Mapped[str | None]  # a model, or a text
+    created_at: Mapped[Now]
+    __table_args__ = (
+        ForeignKeyConstraint(["batch_id", "line"], ["requests.batch_id", "requests.line"]),
+        CheckConstraint("num_nonnulls(rating, score, preferred) = 1", name="one_vote"),
+        CheckConstraint("rating in (-1, 1)", name="rating"),
+        CheckConstraint("score between 1 and 5", name="score"),
     )
 
 

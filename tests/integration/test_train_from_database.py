@@ -60,7 +60,7 @@ def fill(database: Database, rows: Iterable[dict[str, Any]]) -> None:
 def read(database: Database, strong: str = "big", weak: str = "small") -> Loaded:
     into = Collector((strong, weak))
     with database.transaction() as session:
-        read_database(session, into)
+        read_database(session, into, feedback_weight_per_key=100)
     return into.loaded()
 
 
@@ -127,7 +127,7 @@ def test_rows_come_in_parts_through_a_cursor_of_the_server(database: Database) -
     event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(type(given[1]).__name__))
     into = Collector(("big", "small"))
     with database.transaction() as session:
-        read_database(session, into, progress)
+        read_database(session, into, progress, feedback_weight_per_key=100)
     assert steps == [ROWS, ROWS, 5]
     assert "ServerCursor" in statements
     assert len(into.loaded().comparisons) == 2 * ROWS + 5

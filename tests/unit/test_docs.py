@@ -32,7 +32,7 @@ def documented(heading: str) -> dict[str, str]:
     return {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("section", ["routing", "budget", "limits", "score", "dispatch", "sweep"])
+@pytest.mark.parametrize("section", ["routing", "budget", "limits", "score", "dispatch", "sweep", "learning"])
 def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> None:
     model = Settings.model_fields[section].annotation
     assert isinstance(model, type)

@@ -1,0 +1,160 @@
+"""Feedback: what a client says of the answer to one of its requests. One vote a request, the last one counts.
+
+A vote becomes a comparison only where it can tell two models apart: where the other model has answered the same call
+for the same key too, or where the client names the model it prefers and only one other could be meant. Else it is kept
+as a rating of the answer, from 1 to 5. Which of two models a vote praises has no say in that: praise of one must not
+become a comparison more often than praise of the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+import orjson
+from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session, aliased
+
+from routing_service.batches.verdict import Answer, Verdict, Vote, verdict
+from routing_service.body import call_digest, prompt_text
+from routing_service.db import Database
+from routing_service.errors import ConflictError, NotFoundError
+from routing_service.models import Batch, Comparison, Feedback, Rating, Request, RequestState
+from routing_service.models.base import ComparisonSource
+from routing_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RequestName:
+    """A request as a client knows it: its batch, and either its line or its custom_id."""
+
+    batch_id: str
+    line: int | None = None
+    custom_id: str | None = None
+
+
+class _Answered(NamedTuple):
+    batch_id: str
+    line: int
+    custom_id: str
+    body: str
+    state: RequestState
+    model: str
+    response: str
+    candidates: list[str]
+
+
+def give_feedback(
+    database: Database, settings: Settings, api_key_id: str, name: RequestName, vote: Vote
+) -> dict[str, object]:
+    """Keep a vote on the key's own request, in the stead of an earlier one; returns what was made of it.
+
+    NotFoundError if there is no such request of this key, ConflictError if it is not answered.
+    """
+    with database.transaction() as session:
+        request = _find(session, api_key_id, name)
+        replaced = _keep(session, request, vote)
+        body = orjson.loads(request.body)
+        others = _others(session, api_key_id, request.model, call_digest(body))
+        found = verdict(vote, Answer(request.model, request.response), others, request.candidates, settings.models)
+        _write(session, api_key_id, request, prompt_text(body), found)
+    return _object(request, found, replaced)
+
+
+def _find(session: Session, api_key_id: str, name: RequestName) -> _Answered:
+    first = aliased(Request)  # of a twin, the line that was asked in its stead
+    found = session.execute(
+        select(
+            Request.batch_id,
+            Request.line,
+            Request.custom_id,
+            Request.body,
+            Request.state,
+            Request.model,
+            func.coalesce(Request.response, first.response).label("response"),
+            Batch.candidates,
+        )
+        .join(Batch, Batch.id == Request.batch_id)
+        .outerjoin(first, (first.batch_id == Request.batch_id) & (first.line == Request.twin_of))
+        .where(
+            Batch.api_key_id == api_key_id,
+            Request.batch_id == name.batch_id,
+            Request.line == name.line if name.line is not None else Request.custom_id == name.custom_id,
+        )
+    ).one_or_none()
+    if found is None:
+        raise NotFoundError("No such request is known. Name it by the `id` of its line in the output file.")
+    if found.state is not RequestState.SUCCEEDED:
+        raise ConflictError(f"This request has no answer to judge: it is {found.state}.", code="not_answered")
+    return _Answered._make(found)
+
+
+def _keep(session: Session, request: _Answered, vote: Vote) -> bool:
+    """Write the vote down; whether there was one before. Votes on a request wait for each other here."""
+    said = {"rating": vote.rating, "score": vote.score, "preferred": vote.preferred}
+    row = {"batch_id": request.batch_id, "line": request.line, **said}
+    statement = upsert(Feedback).values(row)
+    statement = statement.on_conflict_do_update(
+        index_elements=[Feedback.batch_id, Feedback.line], set_={**said, "created_at": func.now()}
+    )
+    replaced: ColumnElement[bool] = literal_column("xmax <> 0")  # Postgres's mark of a row that was there
+    return bool(session.scalars(statement.returning(replaced)).one())
+
+
+def _others(session: Session, api_key_id: str, model: str, digest: bytes) -> list[Answer]:
+    """The newest answer of each other model to the same call, in batches of the key.
+
+    They are found as `reuse` finds them: among batches that said `dedupe: "key"`, while answers are kept for it.
+    """
+    found = session.execute(
+        select(Request.model, Request.response)
+        .join(Batch, Batch.id == Request.batch_id)
+        .where(
+            Batch.api_key_id == api_key_id,
+            Request.call_digest == digest,
+            Request.state == RequestState.SUCCEEDED,
+            Request.model != model,
+        )
+        .ext(distinct_on(Request.model))
+        .order_by(Request.model, Request.finished_at.desc())
+    )
+    return [Answer(name, response) for name, response in found if name is not None and response is not None]
+
+
+def _write(session: Session, api_key_id: str, request: _Answered, prompt: str, found: Verdict) -> None:
+    """Replace what was made of an earlier vote by what this one says."""
+    digest = sha256(orjson.dumps(["feedback", request.batch_id, request.line])).digest()
+    for table in (Comparison, Rating):
+        session.execute(delete(table).where(table.digest == digest))
+    about = {
+        "digest": digest,
+        "source": ComparisonSource.FEEDBACK,
+        "prompt": prompt,
+        "batch_id": request.batch_id,
+        "line": request.line,
+        "api_key_id": api_key_id,
+    }
+    if found.other is None:
+        session.execute(insert(Rating).values(model=request.model, score=found.score, **about))
+    else:
+        pair = {"model_a": request.model, "model_b": found.other, "outcome": found.outcome}
+        session.execute(insert(Comparison).values(**pair, **about))
+
+
+def _object(request: _Answered, found: Verdict, replaced: bool) -> dict[str, object]:
+    compared = None if found.other is None else [request.model, found.other]
+    return {
+        "id": f"batch_req_{request.batch_id.removeprefix('batch_')}_{request.line}",
+        "object": "feedback",
+        "batch_id": request.batch_id,
+        "custom_id": request.custom_id,
+        "model": request.model,
+        "kept_as": "rating" if compared is None else "comparison",
+        "score": found.score if compared is None else None,
+        "models": compared,
+        "outcome": None if compared is None else found.outcome,
+        "replaced": replaced,
+    }
