@@ -115,7 +115,7 @@ def _others(session: Session, api_key_id: str, model: str, digest: bytes) -> lis
         .where(
             Batch.api_key_id == api_key_id,
             Request.call_digest == digest,
-            Request.state == RequestState.SUCCEEDED,
+            Request.state == literal_column("'succeeded'"),  # as the index says it, whatever plan is kept
             Request.model != model,
         )
         .ext(distinct_on(Request.model))
