@@ -11,18 +11,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from routing_service.errors import ConfigurationError
+from routing_service.published_prices import input_rate, known_prices, rate_of, tier_starts
 from routing_service.settings import ModelSettings, Settings, config_file
-
-if TYPE_CHECKING:
-    from genai_prices.types import ModelPrice
 
 NANO = 1_000_000_000
 MILLION = 1_000_000
@@ -173,7 +169,7 @@ def _steps(key: str, model: ModelSettings) -> Iterator[Step]:
     if model.input_usd_per_million is not None and model.output_usd_per_million is not None:
         yield Step(-1, _price(model, model.input_usd_per_million, None, model.output_usd_per_million))
         return
-    variants = _known_prices(model)
+    variants = known_prices(model)
     if not variants:
         missing = "input" if model.input_usd_per_million is None else "output"
         raise ConfigurationError(
@@ -181,10 +177,10 @@ def _steps(key: str, model: ModelSettings) -> Iterator[Step]:
             f" know {model.name!r}; set its input_usd_per_million and output_usd_per_million"
         )
     highest = Price(0, 0, 0)
-    for above in sorted({-1, *(start for variant in variants for start in _tier_starts(variant))}):
+    for above in sorted({-1, *(start for variant in variants for start in tier_starts(variant))}):
         for variant in variants:
-            asked = _input_rate(variant, above), _rate(variant, "cache_read_mtok", above)
-            price = _price(model, asked[0], asked[1], _rate(variant, "output_mtok", above))
+            asked = input_rate(variant, above), rate_of(variant, "cache_read_mtok", above)
+            price = _price(model, asked[0], asked[1], rate_of(variant, "output_mtok", above))
             # A bound above a tier's start does not mean that the call is: a cheaper tier must not lower the bound.
             highest = Price(
                 max(highest.input, price.input),
@@ -208,50 +204,3 @@ def _price(model: ModelSettings, asked: Decimal | None, cached: Decimal | None, 
 
 def _nano_up(usd: Decimal) -> int:
     return int((usd * NANO).to_integral_value(ROUND_CEILING))
-
-
-def _known_prices(model: ModelSettings) -> list[ModelPrice]:
-    """The prices of the packaged data that hold at some time of the next 24 hours; empty where it has none.
-
-    Looked up at the provider that the base URL belongs to, else at whichever provider the name points to. A model that
-    also costs a fee per request counts as unknown: tokens do not bound it.
-    """
-    from genai_prices.data_snapshot import get_snapshot  # takes half a second: only where it is needed
-
-    snapshot = get_snapshot()
-    try:
-        url: str | None = snapshot.find_provider(None, None, model.origin).id and model.origin
-    except LookupError:
-        url = None
-    try:
-        _, known = snapshot.find_provider_model(model.name, None, None, url)
-    except LookupError:
-        return []
-    now = datetime.now(UTC)
-    half_hours = (now + timedelta(minutes=30 * step) for step in range(49))
-    variants = list({id(price): price for price in map(known.get_prices, half_hours)}.values())
-    bounded = all(
-        p.input_mtok is not None and p.output_mtok is not None and p.requests_kcount is None for p in variants
-    )
-    return variants if bounded else []
-
-
-def _tier_starts(prices: ModelPrice) -> Iterator[int]:
-    for key in ("input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"):
-        for tier in getattr(getattr(prices, key), "tiers", ()):
-            yield tier.start
-
-
-def _input_rate(prices: ModelPrice, tokens: int) -> Decimal:
-    read, write = _rate(prices, "input_mtok", tokens), _rate(prices, "cache_write_mtok", tokens)
-    return max(read or Decimal(0), write or Decimal(0))
-
-
-def _rate(prices: ModelPrice, key: str, above: int) -> Decimal | None:
-    """A rate for calls of just more than `above` input tokens."""
-    value = getattr(prices, key)
-    if value is None or isinstance(value, Decimal):
-        return value
-    applying = [tier.price for tier in value.tiers if tier.start <= above]
-    rate: Decimal = applying[-1] if applying else value.base
-    return rate
