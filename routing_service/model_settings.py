@@ -45,6 +45,7 @@ class ModelSettings(Section):
     tier: int | None = Field(None, ge=0, le=99)  # for routers that never saw it; 0 is the weakest tier
     bill_on_5xx: bool = True
     connect_timeout_s: float = Field(10, gt=0)
+    read_timeout_s: float | None = Field(None, gt=0)  # of silence; None: only timeout_s counts
     timeout_s: float = Field(300, gt=0)
 
     def api_key(self) -> SecretStr | None:

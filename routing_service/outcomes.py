@@ -10,15 +10,13 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 
 import orjson
 from pydantic import SecretStr
 
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.rate_headers import Allowance, read_allowance
+from routing_service.rate_headers import Allowance, read_allowance, retry_after
 from routing_service.settings import DispatchSettings, ModelSettings
 
 SECRET = re.compile(r"\b(sk|rb|pk|key)-[A-Za-z0-9_\-*]{6,}")
@@ -68,6 +66,15 @@ LOST = Outcome(
     EntryBasis.UNKNOWN,
     error_code="worker_lost",
     error_message="The worker died during this call; whether it was billed is not known.",
+    retry=True,
+)
+
+
+STOPPED = Outcome(
+    AttemptState.UNKNOWN,
+    EntryBasis.UNKNOWN,
+    error_code="worker_stopped",
+    error_message="The worker was stopped during this call; whether it was billed is not known.",
     retry=True,
 )
 
@@ -196,23 +203,6 @@ def _error_of(parsed: Any, status: int, key: SecretStr | None) -> tuple[str, str
     fields = error if isinstance(error, dict) else {"message": error}
     code, kind, message = (str(v) if isinstance(v := fields.get(k), str | int) else "" for k in _ERROR_FIELDS)
     return mask(code or kind or f"http_{status}", 100, key), mask(message or f"the upstream answered {status}", key=key)
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that `Retry-After` asks to wait (a number or an HTTP date), at most an hour; None without one.
-
-    OpenAI's `retry-after-ms` is the finer of the two where both are there.
-    """
-    value = headers.get("Retry-After", "").strip()
-    finer = headers.get("retry-after-ms", "")
-    try:
-        seconds = float(finer) / 1000 if finer.isdigit() else float(value) if value else None
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - (time() if now is None else now)
-        except (ValueError, OverflowError):
-            return None
-    return None if seconds is None or seconds != seconds else min(max(seconds, 0.0), 3600.0)
 
 
 def unsent(message: str) -> Outcome:

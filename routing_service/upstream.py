@@ -87,7 +87,9 @@ class _Target:
     @classmethod
     def of(cls, model: ModelSettings) -> _Target:
         url = str(model.base_url).rstrip("/") + "/chat/completions"
-        timeout = aiohttp.ClientTimeout(total=model.timeout_s, sock_connect=model.connect_timeout_s)
+        timeout = aiohttp.ClientTimeout(
+            total=model.timeout_s, sock_connect=model.connect_timeout_s, sock_read=model.read_timeout_s
+        )
         return cls(url, _headers(model), timeout, _proxy(model))
 
 
@@ -129,6 +131,8 @@ class Upstreams:
                 return read_answer(response.status, response.headers, raw, settings)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             return unsent(f"could not connect to {settings.origin}: {_name(error)}")
+        except aiohttp.SocketTimeoutError:
+            return broken("timeout", f"nothing came for {settings.read_timeout_s:g} s")
         except TimeoutError:
             return broken("timeout", f"no complete answer within {settings.timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:

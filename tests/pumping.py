@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,14 @@ def pump_settings(base_url: str, model: dict[str, Any] | None = None, **dispatch
     return make_settings(models={"strong": STRONG | changes, "weak": WEAK | changes}, dispatch=quick | dispatch)
 
 
-def run_pump(database: Database, settings: Settings) -> FakePublisher:
+def run_pump(database: Database, settings: Settings, stopping: Callable[[], bool] = lambda: False) -> FakePublisher:
     """One stretch of a pump, to its end. Returns what it announced."""
     publisher = FakePublisher()
 
     async def run() -> None:
         upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
         try:
-            await Pump(database, settings, price_book(settings), upstreams, publisher).run()
+            await Pump(database, settings, price_book(settings), upstreams, publisher, stopping).run()
         finally:
             await upstreams.close()
 

@@ -1,10 +1,11 @@
-"""An upstream that answers every request with the same raw bytes, for tests of what a client must endure."""
+"""An upstream that answers requests with raw bytes, for tests of what a client must endure."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -15,10 +16,16 @@ def http(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
 
 
 @contextmanager
-def raw_upstream(answer: bytes) -> Iterator[str]:
-    """The base URL of a server that reads a request's head and body and writes `answer`."""
+def raw_upstream(*answers: bytes | None) -> Iterator[str]:
+    """The base URL of a server that reads each request's head and body and writes the next of `answers`; the last one
+    stands for all that follow. None: it says nothing."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(lambda r, w: _answer(r, w, answer), "127.0.0.1", 0))
+    left = deque(answers)
+
+    def following() -> bytes | None:
+        return left.popleft() if len(left) > 1 else left[0]
+
+    server = loop.run_until_complete(asyncio.start_server(lambda r, w: _answer(r, w, following), "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -35,13 +42,19 @@ async def _stop(server: asyncio.Server) -> None:
     await server.wait_closed()
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, following: Callable[[], bytes | None]
+) -> None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
         await reader.readexactly(int(length.partition(b":")[2]))
-        writer.write(answer)
-        await writer.drain()
+        answer = following()
+        if answer is None:
+            await reader.read()  # until the client goes
+        else:
+            writer.write(answer)
+            await writer.drain()
     except (ConnectionError, asyncio.IncompleteReadError):
         pass  # the client has gone
     finally:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.model_settings import ModelSettings
 from routing_service.models import CircuitCause
-from routing_service.outcomes import Outcome
+from routing_service.outcomes import LOST, STOPPED, Outcome
 
 log = logging.getLogger(__name__)
 FAILURES = 10  # in a row, each within ten minutes of the one before
@@ -119,6 +119,8 @@ class Call:
         """What it says against its upstream."""
         if self.outcome.refuses_us:
             return CircuitCause.REFUSED
+        if self.outcome in (LOST, STOPPED):
+            return None
         failed = self.outcome.retry and (self.outcome.status_code is None or self.outcome.status_code >= 500)
         return CircuitCause.FAILING if failed else None
 

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from routing_service import ledger
 from routing_service.batches.circuits import Circuits
 from routing_service.batches.claim_rows import (
+    Choice,
     Plan,
     candidates,
     hold_lease,
@@ -42,7 +43,10 @@ from routing_service.batches.pausing import (
 from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
 from routing_service.batches.reuse import reuse_answers
+from routing_service.batches.settle import Result
+from routing_service.batches.suspects import Company
 from routing_service.batches.taking import Taking
+from routing_service.outcomes import Outcome
 from routing_service.pricing import Price, PriceBook
 from routing_service.settings import Settings
 
@@ -59,11 +63,15 @@ class Ticket:
     body: str
     price: Price
     reserved_nano: int
+    losses: int  # how often its worker died before
 
     @property
     def call_id(self) -> str:
         """What the upstream is told that this call is called."""
         return f"routebatch-attempt-{self.attempt_id}"
+
+    def result(self, outcome: Outcome) -> Result:
+        return Result(self.batch_id, self.line, self.attempt_id, self.number, self.price, outcome)
 
 
 @dataclass(slots=True)
@@ -77,9 +85,15 @@ class Claim:
 
 
 def claim(
-    session: Session, settings: Settings, prices: PriceBook, pump_id: int, batch_id: str, slots: Mapping[str, int]
+    session: Session,
+    settings: Settings,
+    prices: PriceBook,
+    pump_id: int,
+    batch_id: str,
+    slots: Mapping[str, int],
+    company: Company | None = None,
 ) -> Claim:
-    """Claim at most a bite of `batch_id` for the free `slots` by model.
+    """Claim at most a bite of `batch_id` for the free `slots` by model. `company`: None of a pump without suspects.
 
     Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us.
     Raises LeaseLostError if the pump's lease has run out.
@@ -93,11 +107,12 @@ def claim(
     slots = circuits.within(dict(slots) | dict.fromkeys(stopped_models(session, settings), 0))
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
-    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits)
+    company = company or Company.among(0)
+    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits, company)
     if rows:
         plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
     if rows:
-        _take(session, settings, prices, pump_id, plan, rows, open_slots, result)
+        _take(session, settings, prices, pump_id, plan, rows, open_slots, company.suspects, result)
     if probing and not result.tickets and not result.answered and probing.in_vain(slots, cut=plan.is_corrected):
         end_probing(session, plan.batch_id)
     if result.tickets:
@@ -117,11 +132,12 @@ def _take(
     plan: Plan,
     rows: list[Row[Any]],
     slots: dict[str, int],
+    suspects: int,
     result: Claim,
 ) -> None:
     funds = lock_funds(session, plan)
     planned = planned_models(rows, plan, settings, prices)
-    taking = Taking(settings, prices, plan, planned, funds, slots)
+    taking = Taking(settings, prices, plan, planned, funds, slots, suspects)
     for row in rows:
         taking.consider(row)
     result.tickets = _write(session, pump_id, plan, taking, funds)
@@ -137,8 +153,7 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: Taking, funds: Fu
         mark_dispatching(session, pump_id, taking.chosen)
         ledger.reserve(session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
         tickets = [
-            Ticket(plan.batch_id, c.row.line, i, c.row.attempts + 1, c.model, c.row.body, c.price, c.worst_nano)
-            for i, c in zip(ids, taking.chosen, strict=True)
+            _ticket(plan.batch_id, attempt_id, choice) for attempt_id, choice in zip(ids, taking.chosen, strict=True)
         ]
     mark_ended(session, UNAFFORDABLE, taking.unaffordable)
     mark_ended(session, HOMELESS, taking.homeless)
@@ -159,3 +174,18 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: Taking, funds: Fu
         },
     )
     return tickets
+
+
+def _ticket(batch_id: str, attempt_id: int, choice: Choice) -> Ticket:
+    row = choice.row
+    return Ticket(
+        batch_id,
+        row.line,
+        attempt_id,
+        row.attempts + 1,
+        choice.model,
+        row.body,
+        choice.price,
+        choice.worst_nano,
+        row.losses,
+    )

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.batches.circuits import Circuits
 from routing_service.batches.reserve import Edge
+from routing_service.batches.suspects import Company
 from routing_service.errors import LeaseLostError
 from routing_service.models import Reason
 from routing_service.planning import Damping
@@ -100,9 +101,9 @@ _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, pinned, max_cost_nano, input_bytes, output_cap, choices, answers, win_rate, quality,
-       ratio, floor_nano, attempts, cost_nano, expected_cost_nano, call_digest, body
+       ratio, floor_nano, attempts, losses, cost_nano, expected_cost_nano, call_digest, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now())
-  and (pinned is null or pinned <> all(cast(:shut as text[]))) and {side}
+  and (pinned is null or pinned <> all(cast(:shut as text[]))) and losses between :least and :most and {side}
 order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
 """
 
@@ -111,13 +112,16 @@ _ANY_UPGRADED = text(
 )
 
 
-def candidates(session: Session, plan: Plan, bite: int, slots: Mapping[str, int], circuits: Circuits) -> list[Row[Any]]:
+def candidates(
+    session: Session, plan: Plan, bite: int, slots: Mapping[str, int], circuits: Circuits, company: Company
+) -> list[Row[Any]]:
     """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model.
 
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
     """
     values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": list(circuits.shut)}
+    values |= {"least": company.least_losses, "most": company.most_losses}
     dearer = plan.candidates[1:]
     strong = min(bite, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []

@@ -19,14 +19,15 @@ import orjson
 from routing_service.batches import lease
 from routing_service.batches.claim import Claim, Ticket, claim
 from routing_service.batches.runnable import Runnable, runnable_batches
-from routing_service.batches.settle import Result
 from routing_service.batches.settler import Settler
+from routing_service.batches.suspects import ALONE, Company
 from routing_service.batches.turns import Turns
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
 from routing_service.events import Publisher
 from routing_service.limiter import Limiter
 from routing_service.lines import upstream_body
+from routing_service.outcomes import STOPPED
 from routing_service.pricing import PriceBook
 from routing_service.settings import Settings
 from routing_service.upstream import AnswerMemory, Upstreams
@@ -55,7 +56,8 @@ class Pump:
         self._limiter = limiter or Limiter(settings.models)
         self._by_model: Counter[str] = Counter()
         self._turns = Turns()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._flies_alone = False  # a request that may kill its worker: nothing else is claimed
+        self._calls: dict[asyncio.Task[None], Ticket] = {}
         self._left_out: set[str] = set()  # batches that this stretch could not claim from
         self._empty: dict[str, tuple[float, set[str]]] = {}  # by batch: until when, and for which models
         self._arrived = asyncio.Event()  # a call came back
@@ -76,8 +78,7 @@ class Pump:
             more = await self._claim_for(settings.claim_s, settling)
             if more:
                 await asyncio.to_thread(self._publisher.dispatch)
-            if self._calls:
-                await asyncio.wait(self._calls)
+            await self._wait_for_calls()
         except LeaseLostError as error:
             log.warning("%s: what it had in flight is left to the sweep", error)
         finally:
@@ -116,11 +117,17 @@ class Pump:
         return True
 
     async def _claim_round(self, batches: list[Runnable]) -> int:
-        """As many bites as there are batches, each of whose turn it is then."""
+        """As many bites as there are batches, each of whose turn it is then. What is to fly alone comes before."""
+        is_empty = not self._calls and not self._settler.pending
+        if self._flies_alone and not is_empty:
+            return 0
         claimed = 0
         waiting = [batch for batch in batches if batch.due]
         most = min(self._room(), self._settings.dispatch.bite) if waiting else 0
         await self._limiter.refresh(self._lease.share, self._by_model, most)
+        self._flies_alone = is_empty and await self._claim_alone(waiting)
+        if self._flies_alone:
+            return 1
         for _ in range(len(waiting)):
             slots = self._free_slots()
             free = {model for model, number in slots.items() if number}
@@ -128,9 +135,7 @@ class Pump:
             if not waiting:
                 break
             batch = self._turns.next(waiting)
-            got = await self._claim(batch, slots)
-            if got.closed and not got.tickets:
-                await asyncio.to_thread(self._publisher.finish, batch.batch_id)
+            got = await self._claim(batch, slots, Company.among(sum(t.losses > 0 for t in self._calls.values())))
             if got.tickets or got.answered:
                 claimed += len(got.tickets) + got.answered
                 self._turns.served(batch)
@@ -140,10 +145,17 @@ class Pump:
                 self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
         return claimed
 
-    async def _claim(self, batch: Runnable, slots: dict[str, int]) -> Claim:
+    async def _claim_alone(self, batches: list[Runnable]) -> bool:
+        """Send one request that may kill its worker, if there is one."""
+        for batch in (batch for batch in batches if batch.lonely):
+            if (await self._claim(batch, self._free_slots(), ALONE)).tickets:
+                return True
+        return False
+
+    async def _claim(self, batch: Runnable, slots: dict[str, int], company: Company) -> Claim:
         """Claim a bite of a batch and send it. What goes wrong with one batch stays with it."""
         try:
-            got = await lease.steadily(self._lease, lambda: self._claim_bite(batch.batch_id, slots))
+            got = await lease.steadily(self._lease, lambda: self._claim_bite(batch.batch_id, slots, company))
         except LeaseLostError:
             raise
         except Exception:
@@ -152,6 +164,8 @@ class Pump:
             return Claim()
         for ticket in got.tickets:
             self._send(batch, ticket)
+        if got.closed and not got.tickets:
+            await asyncio.to_thread(self._publisher.finish, batch.batch_id)
         return got
 
     def _nothing_for(self, batch_id: str) -> set[str]:
@@ -160,9 +174,9 @@ class Pump:
         until, models = self._empty.get(batch_id, (0.0, set[str]()))
         return models if time.monotonic() < until else set()
 
-    def _claim_bite(self, batch_id: str, slots: dict[str, int]) -> Claim:
+    def _claim_bite(self, batch_id: str, slots: dict[str, int], company: Company) -> Claim:
         with self._database.transaction() as session:
-            return claim(session, self._settings, self._prices, self._lease.pump_id, batch_id, slots)
+            return claim(session, self._settings, self._prices, self._lease.pump_id, batch_id, slots, company)
 
     def _room(self) -> int:
         """Calls that may be added within the pump's own limits."""
@@ -181,8 +195,8 @@ class Pump:
         self._turns.sent(batch)
         tokens = self._limiter.sent(ticket.model, len(ticket.body), self._by_model[ticket.model])
         task = asyncio.create_task(self._call(batch, ticket, tokens))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        self._calls[task] = ticket
+        task.add_done_callback(self._calls.pop)
 
     async def _call(self, batch: Runnable, ticket: Ticket, tokens: float) -> None:
         """`tokens`: what it is expected to take, for the limiter."""
@@ -192,8 +206,7 @@ class Pump:
             started = time.monotonic()
             outcome = await self._upstreams.chat(ticket.model, body, self._memory, ticket.call_id)
             self._limiter.ended(ticket.model, outcome, tokens, time.monotonic() - started)
-            price = ticket.price
-            self._settler.add(Result(ticket.batch_id, ticket.line, ticket.attempt_id, ticket.number, price, outcome))
+            self._settler.add(ticket.result(outcome))
         except LeaseLostError:
             return  # never sent; the sweep closes the attempt
         finally:
@@ -216,6 +229,18 @@ class Pump:
         self._arrived.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), POLL_S)
+
+    async def _wait_for_calls(self) -> None:
+        """Until all have come back. Once the process is to stop, for the grace period; then they are broken off."""
+        until: float | None = None
+        while self._calls:
+            until = until or (time.monotonic() + self._settings.dispatch.grace_s if self._stopping() else None)
+            if until and time.monotonic() >= until:
+                break
+            await asyncio.wait(self._calls, timeout=POLL_S)
+        for task, ticket in list(self._calls.items()):
+            if not task.done() and task.cancel():
+                self._settler.add(ticket.result(STOPPED))
 
     async def _stop_calls(self) -> None:
         """Only after a lost lease or an error: what is in flight is no longer ours to wait for."""

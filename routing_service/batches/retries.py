@@ -2,7 +2,8 @@
 
 The retry policy decides, by the attempts that count. A refusal of us (401, 403) does not: it opens the model's circuit
 (`circuits`), and its request waits for that. Unless the model has answered a call that was sent after the same request
-had been refused before: then it is the request that is refused.
+had been refused before: then it is the request that is refused. Nor does the death of a worker: that has a limit of its
+own (`suspects`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service.outcomes import RetryPolicy
+from routing_service.batches.suspects import MOST_LOSSES
+from routing_service.outcomes import LOST, RetryPolicy
 
 if TYPE_CHECKING:
     from routing_service.batches.settle import Result
 
 _ROWS = text(
-    "select a.id, q.tries, exists (select from attempts b join model_circuits c on c.model = b.model"
+    "select a.id, q.tries, q.losses, exists (select from attempts b join model_circuits c on c.model = b.model"
     " where b.batch_id = a.batch_id and b.line = a.line and b.number < a.number and b.model = a.model"
     " and b.status_code in (401, 403) and b.ended_at < c.answered_at) as is_at_fault"
     " from attempts a join requests q on q.batch_id = a.batch_id and q.line = a.line where a.id = any(:ids)"
@@ -30,10 +32,11 @@ _ROWS = text(
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """`tries`: how many of the request's attempts count so far."""
+    """`tries`: how many of the request's attempts count so far. `losses`: in how many its worker died."""
 
     delay_s: float
     tries: int
+    losses: int
 
 
 def retries_of(
@@ -46,8 +49,14 @@ def retries_of(
     found = {}
     for result in unanswered:
         row, outcome = rows[result.attempt_id], result.outcome
-        counted = not outcome.refuses_us
-        tries = row.tries + counted
-        if policy.again(outcome, tries) if counted else not row.is_at_fault:
-            found[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries)
+        lost = outcome is LOST
+        tries, losses = row.tries + (not lost and not outcome.refuses_us), row.losses + lost
+        if lost:
+            again = losses < MOST_LOSSES
+        elif outcome.refuses_us:
+            again = not row.is_at_fault
+        else:
+            again = policy.again(outcome, tries)
+        if again:
+            found[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries, losses)
     return found

@@ -12,13 +12,15 @@ from routing_service.db import Database
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A planned batch with requests to dispatch; `due`: at least one of them may be sent now."""
+    """A planned batch with requests to dispatch; `due`: at least one of them may be sent now; `lonely`: at least one of
+    those only by a pump that has nothing else in flight."""
 
     batch_id: str
     api_key_id: str
     priority: int
     created_at: datetime
     due: bool
+    lonely: bool = False
 
 
 def runnable_batches(database: Database) -> list[Runnable]:
@@ -27,7 +29,9 @@ def runnable_batches(database: Database) -> list[Runnable]:
             text(
                 "select b.id, b.api_key_id, b.priority, b.created_at,"
                 " exists (select from requests q where q.batch_id = b.id and q.state = 'scored'"
-                " and (q.not_before is null or q.not_before <= now())) as due from batches b"
+                " and (q.not_before is null or q.not_before <= now())) as due,"
+                " exists (select from requests q where q.batch_id = b.id and q.state = 'scored' and q.losses >= 2"
+                " and (q.not_before is null or q.not_before <= now())) as lonely from batches b"
                 " where b.state = 'in_progress' and b.planned_at is not null and b.paused is null"
                 " and b.expires_at > now() and exists"
                 " (select from requests q where q.batch_id = b.id and q.state = 'scored')"

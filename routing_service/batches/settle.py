@@ -170,8 +170,9 @@ def _write_retries(
     session.execute(
         text(
             "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d),"
-            " cost_nano = q.cost_nano + t.n, tries = t.t from unnest(cast(:b as text[]), cast(:l as int[]),"
-            " cast(:d as double precision[]), cast(:n as bigint[]), cast(:t as int[])) as t(b, l, d, n, t)"
+            " cost_nano = q.cost_nano + t.n, tries = t.t, losses = t.o from unnest(cast(:b as text[]),"
+            " cast(:l as int[]), cast(:d as double precision[]), cast(:n as bigint[]), cast(:t as int[]),"
+            " cast(:o as int[])) as t(b, l, d, n, t, o)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
         {
@@ -180,6 +181,7 @@ def _write_retries(
             "d": [retry.delay_s for retry in retries],
             "n": [costs[r.attempt_id] for r in results],
             "t": [retry.tries for retry in retries],
+            "o": [retry.losses for retry in retries],
         },
     )
 

@@ -26,9 +26,11 @@ class Taking:
         planned: dict[int, str],
         funds: Funds,
         slots: dict[str, int],
+        suspects: int,
     ) -> None:
         self.settings, self.prices, self.plan, self.slots = settings, prices, plan, slots
         self.planned = planned  # by line
+        self.suspects = suspects  # that may still be taken
         self.headroom = funds.own.headroom
         self.floor = plan.floor_nano
         self.in_flight = funds.own.reserved > 0
@@ -47,7 +49,7 @@ class Taking:
         if wanted not in self.settings.models:
             self._end(row, self.homeless)
             return
-        if self.slots.get(wanted, 0) <= 0:
+        if self.slots.get(wanted, 0) <= 0 or (row.losses and not self.suspects):
             return
         choice = self._choice(row, wanted, reason)
         if not _within_cap(choice) and reason is not Reason.PINNED:
@@ -90,6 +92,7 @@ class Taking:
         self.headroom -= choice.worst_nano
         self.floor = max(0, self.floor - choice.row.floor_nano)
         self.slots[choice.model] -= 1
+        self.suspects -= choice.row.losses > 0
         self.took_strong = self.took_strong or choice.model != self.plan.cheapest
 
     def _downgrade(self, choice: Choice) -> None:

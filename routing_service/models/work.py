@@ -152,6 +152,7 @@ class Request(Base):
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # its share of the batch's floor
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # attempts that count against their limit
+    losses: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # how often its worker died, see suspects
     not_before: Mapped[datetime | None]
     pump_id: Mapped[int | None] = mapped_column(ForeignKey("pumps.id"))
     model: Mapped[str | None]  # who answered
@@ -166,6 +167,7 @@ class Request(Base):
     __table_args__ = (
         Index("uq_requests_custom_id", "batch_id", "custom_id", unique=True),
         Index("ix_requests_claim", "batch_id", "ratio", "line", postgresql_where="state = 'scored'"),
+        Index("ix_requests_alone", "batch_id", postgresql_where="state = 'scored' and losses >= 2"),
         Index(
             "ix_requests_reuse",
             "call_digest",

@@ -69,7 +69,7 @@ class Stage:
         self.upstreams: ScriptedUpstreams
 
     def configured(self, **strong: Any) -> Settings:
-        models = {"strong": STRONG | strong, "weak": WEAK}
+        models = {"strong": STRONG | {"max_concurrency": 16} | strong, "weak": WEAK}
         return make_settings(models=models, dispatch=QUICK | self.changes)
 
     def plan(self, *requests: Planned, **options: Any) -> str:
@@ -133,7 +133,7 @@ def test_a_refused_key_pauses_the_batch_instead_of_failing_its_lines(
     stage.script = {"refusing": {"strong": (status, WITHDRAWN)}}
     stage.pump()
     assert stage.states() == {"scored": 100, "succeeded": 20}
-    assert stage.upstreams.called("strong") <= 64  # one bite at most
+    assert stage.upstreams.called("strong") <= 64  # what was in flight, and what followed before that was settled
     ((paused, reason),) = stage.rows("select paused, paused_reason from batches")
     assert paused == "model_refused"
     assert f"'strong' refuses calls ({status}: Incorrect API key provided: sk-***)" in reason
@@ -255,7 +255,7 @@ def test_an_outage_does_not_use_up_the_attempts_of_all_lines(stage: Stage, caplo
     stage.script = {"down": {"strong"}}
     stage.pump()
     assert stage.states() == {"scored": 200, "succeeded": 10}
-    assert stage.upstreams.called("strong") <= 64 + 10  # a bite, and a few trials
+    assert stage.upstreams.called("strong") <= 64 + 10  # the same, and a few trials
     assert stage.rows("select paused from batches") == [(None,)]
     ((tries,),) = stage.rows("select max(tries) from requests")
     assert tries <= 2  # of 6: whoever was tried least is the next trial

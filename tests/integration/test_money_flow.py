@@ -16,6 +16,7 @@ from routing_service.batches import lease
 from routing_service.batches.claim import Ticket, claim
 from routing_service.batches.finish import finish
 from routing_service.batches.settle import Result, settle
+from routing_service.batches.suspects import ALONE
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
 from routing_service.models import AttemptState, BatchState, EntryBasis
@@ -60,7 +61,11 @@ class World:
             session.execute(text("update requests set not_before = null where not_before is not null"))
             # As if the operator corrected the bounds of a model each time that it was billed above them.
             session.execute(text("update attempts set bounds = '' where cost_nano > reserved_nano"))
-            got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots)
+            alone = None if any(owner == pump for owner, _ in self.flying) else ALONE
+            for company in (alone, None):
+                got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots, company)
+                if got.tickets:
+                    break
         for model in MODELS:
             assert sum(t.model == model for t in got.tickets) <= slots[model]
         self.flying += [(pump, ticket) for ticket in got.tickets]

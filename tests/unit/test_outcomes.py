@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, mask, read_answer, retry_after, unsent
+from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, mask, read_answer, unsent
 from routing_service.settings import ModelSettings
 
 MODEL = ModelSettings(name="m", base_url="http://127.0.0.1:9/v1")
@@ -163,28 +163,6 @@ def test_keys_in_upstream_errors_are_masked(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\0" not in mask("a\0b")
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("3", 3.0),
-        ("0.5", 0.5),
-        ("-4", 0.0),
-        ("999999", 3600.0),
-        ("nan", None),
-        ("soon", None),
-        ("", None),
-        ("Thu, 01 Jan 1970 00:01:40 GMT", 90.0),
-    ],
-)
-def test_retry_after_is_read_as_seconds_or_a_date(value: str, seconds: float | None) -> None:
-    assert retry_after({"Retry-After": value}, now=10.0) == seconds
-
-
-def test_milliseconds_are_the_finer_word() -> None:
-    assert retry_after({"Retry-After": "1", "retry-after-ms": "120"}) == 0.12
-    assert retry_after({"Retry-After": "1", "retry-after-ms": "soon"}) == 1
-
-
 @given(attempt=st.integers(1, 40), asked=st.none() | st.floats(0, 3600), seed=st.integers())
 def test_a_retry_waits_with_full_jitter_and_never_less_than_asked(attempt: int, asked: float | None, seed: int) -> None:
     policy = RetryPolicy(max_attempts=6, base_s=0.5, max_s=60)
@@ -215,7 +193,3 @@ def test_an_error_of_any_shape_has_a_code_and_a_message(value: Any) -> None:
         assert outcome.error_code
         assert outcome.error_message
         assert "\0" not in outcome.error_message + outcome.error_code
-
-
-def test_a_date_beyond_the_calendar_asks_for_no_wait() -> None:
-    assert retry_after({"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}) is None
