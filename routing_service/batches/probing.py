@@ -46,8 +46,9 @@ class Probing:
     def of(cls, session: Session, batch_id: str, candidates: Sequence[str], wanted: int) -> Probing:
         """Read from the batch's attempts, which are few as long as it probes."""
         query = text(
-            "select model, count(*) filter (where state = 'started'), count(*) filter (where state = 'succeeded')"
-            " from attempts where batch_id = :id group by model"
+            "select model, count(*) filter (where state = 'started'),"
+            " count(*) filter (where state = 'succeeded' and error_code is null) from attempts where batch_id = :id"
+            " group by model"
         )
         rows = {row[0]: (row[1], row[2]) for row in session.execute(query, {"id": batch_id})}
         flying = {model: rows.get(model, (0, 0))[0] for model in candidates}

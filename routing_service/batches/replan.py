@@ -108,8 +108,8 @@ _SENT = text(
 
 def _sent(session: Session, batch: Batch) -> _Sent:
     rows = session.execute(_SENT, {"id": batch.id, "models": batch.candidates}).all()
-    answered = [r for r in rows if r.state == "succeeded" and r.model in batch.candidates and r.expected]
-    factors = {row.model: _factor(row) for row in answered}
+    answered = [r for r in rows if r.state == "succeeded" and r.model in batch.candidates and r.requests]
+    factors = {row.model: _factor(row) for row in answered if row.expected}  # what is free says nothing
     others = sum(factors.values()) / len(factors) if factors else 1.0
     factors = {model: factors.get(model, others) for model in batch.candidates}
     flying = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")

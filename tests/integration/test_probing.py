@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from routing_service.batches.lease import open_lease
 from routing_service.batches.lengths import fit_lengths
 from routing_service.batches.probing import Probing
 from routing_service.batches.replan import replan, take_due
+from routing_service.batches.settle import settle
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.models import Batch, Request, RequestState
-from routing_service.outcomes import Usage
+from routing_service.models import AttemptState, Batch, EntryBasis, Request, RequestState
+from routing_service.outcomes import Outcome, RetryPolicy, Usage
 from routing_service.pricing import cost_nano, price_book
 from tests.factories import STRONG, WEAK, chat_line, make_settings, planned_batch
 from tests.fakes import FakePublisher
@@ -26,6 +28,7 @@ from tests.settled import answer, question
 SETTINGS = make_settings(budget={})
 PRICES = price_book(SETTINGS)
 DOLLAR = 10**9
+FREE = {"input_usd_per_million": "0", "output_usd_per_million": "0"}
 
 
 def lines(n: int) -> list[Any]:
@@ -87,6 +90,31 @@ def test_probes_that_cannot_be_sent_hold_nothing_back(database: Database) -> Non
     assert batch_of(database, batch_id).probes is not None
     run_out(database, SETTINGS, batch_id, lambda ticket: Usage(*short(ticket.line)))
     assert states(database, batch_id) == {RequestState.SUCCEEDED}
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "budget"), [(FREE, FREE, DOLLAR), (FREE, {}, 100_000)], ids=["all is free", "only weak fits"]
+)
+def test_probes_of_a_free_model_hold_nothing_back(
+    database: Database, weak: dict[str, str], strong: dict[str, str], budget: int
+) -> None:
+    """One model gets no line by the plan, and what the answers of the free one cost says nothing."""
+    settings = make_settings(models={"strong": STRONG | strong, "weak": WEAK | weak}, budget={})
+    batch_id = planned_batch(database, lines(80), settings, budget_nano=budget)
+    assert batch_of(database, batch_id).probes is not None
+    run_out(database, settings, batch_id, lambda ticket: Usage(*short(ticket.line)))
+    assert states(database, batch_id) == {RequestState.SUCCEEDED}
+
+
+def test_answers_without_content_are_no_answers_to_probes(database: Database) -> None:
+    """What they cost is not what an answer costs: nothing can be cut by them, and the batch does not wait for it."""
+    batch_id = planned_batch(database, lines(80), SETTINGS, budget_nano=DOLLAR)
+    tickets = claimed(database, SETTINGS, open_lease(database, 3600).pump_id, batch_id)
+    empty = Outcome(AttemptState.SUCCEEDED, EntryBasis.ESTIMATED, status_code=200, error_code="empty_answer")
+    with database.transaction() as session:
+        settle(session, [t.result(empty) for t in tickets], RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
+        found = Probing.of(session, batch_id, ["weak", "strong"], 5)
+    assert set(found.answered.values()) == set(found.flying.values()) == {0}
 
 
 def test_a_lost_message_of_probes_is_sent_again_by_the_sweep(database: Database) -> None:
