@@ -36,6 +36,11 @@ _OPTIONS = (
     click.option(
         "--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when it is spent. Default: stop."
     ),
+    click.option(
+        "--on-failure",
+        type=click.Choice(["fail", "fallback"]),
+        help="What to do with a request that its model does not answer: ask another. Default: fail.",
+    ),
     click.option("--priority", type=click.IntRange(0, 9), help="9 goes first. Default: 5."),
     click.option(
         "--dedupe",

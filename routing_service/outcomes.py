@@ -56,6 +56,11 @@ class Outcome:
         return self.state is AttemptState.SUCCEEDED and self.error_code is None
 
     @property
+    def is_too_long(self) -> bool:
+        """For this model; another one may take it."""
+        return self.status_code == 413 or self.error_code == "context_length_exceeded"
+
+    @property
     def refuses_us(self) -> bool:
         """Our key, or us: whatever we ask."""
         return self.status_code in (401, 403)

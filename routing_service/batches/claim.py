@@ -32,7 +32,7 @@ from routing_service.batches.claim_rows import (
     mark_dispatching,
     stopped_models,
 )
-from routing_service.batches.endings import HOMELESS, UNAFFORDABLE, mark_ended
+from routing_service.batches.endings import HOMELESS, UNAFFORDABLE, mark_ended, mark_given_up
 from routing_service.batches.funds import Funds, lock_funds
 from routing_service.batches.pausing import (
     pause_for_budget,
@@ -157,6 +157,7 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: Taking, funds: Fu
         ]
     mark_ended(session, UNAFFORDABLE, taking.unaffordable)
     mark_ended(session, HOMELESS, taking.homeless)
+    mark_given_up(session, plan.batch_id, taking.given_up)
     if taking.pause and not taking.chosen:
         pause_for_budget(session, plan.batch_id)
     elif taking.key.needed_nano is not None and not taking.chosen and not taking.cheap_is_full:
@@ -168,7 +169,7 @@ def _write(session: Session, pump_id: int, plan: Plan, taking: Taking, funds: Fu
         ),
         {
             "floor": taking.floor,
-            "failed": len(taking.unaffordable) + len(taking.homeless),
+            "failed": len(taking.unaffordable) + len(taking.homeless) + len(taking.given_up),
             "dearest": max((choice.worst_nano for choice in taking.chosen), default=0),
             "id": plan.batch_id,
         },

@@ -100,10 +100,12 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
 _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
-select ctid::text as place, line, pinned, max_cost_nano, input_bytes, output_cap, choices, answers, win_rate, quality,
-       ratio, floor_nano, attempts, losses, cost_nano, expected_cost_nano, call_digest, body
+select ctid::text as place, line, coalesce(fallback, pinned) as pinned, fallback, max_cost_nano, input_bytes,
+       output_cap, choices, answers, win_rate, quality, ratio, floor_nano, attempts, losses, cost_nano,
+       expected_cost_nano, call_digest, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now())
-  and (pinned is null or pinned <> all(cast(:shut as text[]))) and losses between :least and :most and {side}
+  and coalesce(coalesce(fallback, pinned) <> all(cast(:shut as text[])), true)
+  and losses between :least and :most and {side}
 order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
 """
 

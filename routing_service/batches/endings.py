@@ -37,6 +37,20 @@ HOMELESS = Ending(
 )
 
 
+def mark_given_up(session: Session, batch_id: str, rows: list[Row[Any]]) -> None:
+    """End requests with what became of their last attempt."""
+    if not rows:
+        return
+    session.execute(
+        text(
+            "update requests q set state = 'failed', finished_at = now(), model = null, error_code = a.error_code,"  # noqa: S608
+            " error_message = a.error_message from attempts a where a.batch_id = :id and a.batch_id = q.batch_id"
+            f" and a.line = q.line and a.number = q.attempts and q.ctid = any({PLACES})"
+        ),
+        {"id": batch_id, "places": [row.place for row in rows]},
+    )
+
+
 def mark_ended(session: Session, ending: Ending, rows: list[Row[Any]]) -> None:
     if not rows:
         return

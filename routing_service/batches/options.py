@@ -15,7 +15,6 @@ from routing_service.settings import Settings
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
 NOT_YET = {"plan_id": "; POST /v1/batches/{id}/approve runs a plan", "explore_share": ""}
-NOT_YET_VALUES = {("on_failure", "fallback")}
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 
@@ -81,8 +80,8 @@ def parse_options(
     given = {f"metadata.{k}": (k, v) for k, v in (metadata or {}).items() if k in known}
     given |= {f"routing.{k}": (k, v) for k, v in (routing or {}).items() if v is not None}
     values = {key: (where, value) for where, (key, value) in given.items()}
-    for key, (where, value) in values.items():
-        if key in NOT_YET or (isinstance(value, str) and (key, value) in NOT_YET_VALUES):
+    for key, (where, _) in values.items():
+        if key in NOT_YET:
             raise InvalidRequestError(
                 f"{where} is not supported by this version{NOT_YET.get(key, '')}",
                 code="unsupported_parameter",

@@ -95,7 +95,7 @@ def resume_after_refusals(session: Session, settings: Settings) -> None:
             "update batches set paused = null, paused_reason = null where id in (select id from batches b"
             " where state = 'in_progress' and paused = :cause and not candidates && cast(:shut as text[])"
             " and (cardinality(cast(:shut as text[])) = 0 or not exists (select from requests q"
-            " where q.batch_id = b.id and q.state = 'scored' and q.pinned = any(:shut)))"
+            " where q.batch_id = b.id and q.state = 'scored' and coalesce(q.fallback, q.pinned) = any(:shut)))"
             " order by id for no key update skip locked)"
         ),
         {"cause": MODEL_REFUSED, "shut": shut},

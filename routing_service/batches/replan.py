@@ -101,7 +101,7 @@ _SENT = text(
     " sum(coalesce(expected_cost_nano[array_position(cast(:models as text[]), model)], floor_nano))"
     " filter (where reason is distinct from 'cached') as expected,"
     " sum(answers * 2 * (quality[array_position(cast(:models as text[]), model)] - quality[1])::float8)"
-    " filter (where pinned is null) as gain"
+    " filter (where pinned is null and fallback is null) as gain"
     " from requests where batch_id = :id and state in ('succeeded', 'dispatching') group by state, model"
 )
 

@@ -4,6 +4,10 @@ The retry policy decides, by the attempts that count. A refusal of us (401, 403)
 (`circuits`), and its request waits for that. Unless the model has answered a call that was sent after the same request
 had been refused before: then it is the request that is refused. Nor does the death of a worker: that has a limit of its
 own (`suspects`).
+
+A batch may allow a fallback: what has used up its attempts on one model, or is too long for it, goes to the cheapest
+candidate that it has not been sent to, with attempts of its own. Not what a client pinned, nor what is refused for what
+it says: that another upstream might let it pass is no reason to ask there.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ if TYPE_CHECKING:
 _ROWS = text(
     "select a.id, q.tries, q.losses, exists (select from attempts b join model_circuits c on c.model = b.model"
     " where b.batch_id = a.batch_id and b.line = a.line and b.number < a.number and b.model = a.model"
-    " and b.status_code in (401, 403) and b.ended_at < c.answered_at) as is_at_fault"
-    " from attempts a join requests q on q.batch_id = a.batch_id and q.line = a.line where a.id = any(:ids)"
+    " and b.status_code in (401, 403) and b.ended_at < c.answered_at) as is_at_fault,"
+    " case when q.pinned is null and g.options ->> 'on_failure' = 'fallback' then g.candidates end as candidates,"
+    " array(select b.model from attempts b where b.batch_id = a.batch_id and b.line = a.line) as asked"
+    " from attempts a join requests q on q.batch_id = a.batch_id and q.line = a.line"
+    " join batches g on g.id = a.batch_id where a.id = any(:ids)"
 )
 
 
@@ -37,6 +44,8 @@ class Retry:
     delay_s: float
     tries: int
     losses: int
+    fallback: str | None = None  # the model that it goes to from now on
+    place: int | None = None  # of that model among the candidates, from 1
 
 
 def retries_of(
@@ -59,4 +68,9 @@ def retries_of(
             again = policy.again(outcome, tries)
         if again:
             found[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries, losses)
+        elif (outcome.retry and not lost) or outcome.is_too_long:
+            left = [model for model in row.candidates or () if model not in row.asked]
+            if left:
+                place = row.candidates.index(left[0]) + 1
+                found[result.attempt_id] = Retry(0.0, 0, losses, left[0], place)
     return found

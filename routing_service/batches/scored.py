@@ -19,7 +19,8 @@ from routing_service.settings import Settings
 
 # Rows of fixed width come out of a binary COPY as a table that numpy reads in place: a million in a second.
 _COPY = """
-copy (select line, ratio, floor_nano, pinned is not null, coalesce(array_position(%s::text[], coalesce(pinned, %s)), 0),
+copy (select line, ratio, floor_nano, coalesce(fallback, pinned) is not null,
+             coalesce(array_position(%s::text[], coalesce(fallback, pinned, %s)), 0),
              input_bytes, coalesce(output_cap, {no_cap}), choices, coalesce(max_cost_nano, {no_cap}),
              answers{candidates}
       from requests where batch_id = %s and state = 'scored') to stdout (format binary)

@@ -170,9 +170,12 @@ def _write_retries(
     session.execute(
         text(
             "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d),"
-            " cost_nano = q.cost_nano + t.n, tries = t.t, losses = t.o from unnest(cast(:b as text[]),"
+            " cost_nano = q.cost_nano + t.n, tries = t.t, losses = t.o, fallback = coalesce(t.f, q.fallback),"
+            # Like what is pinned: first at its model's end of the ranking, its own cost under the floor.
+            " ratio = case when t.p > 1 then 'infinity' when t.p = 1 then '-infinity' else q.ratio end,"
+            " floor_nano = coalesce(q.expected_cost_nano[t.p], q.floor_nano) from unnest(cast(:b as text[]),"
             " cast(:l as int[]), cast(:d as double precision[]), cast(:n as bigint[]), cast(:t as int[]),"
-            " cast(:o as int[])) as t(b, l, d, n, t, o)"
+            " cast(:o as int[]), cast(:f as text[]), cast(:p as int[])) as t(b, l, d, n, t, o, f, p)"
             " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
         ),
         {
@@ -182,6 +185,8 @@ def _write_retries(
             "n": [costs[r.attempt_id] for r in results],
             "t": [retry.tries for retry in retries],
             "o": [retry.losses for retry in retries],
+            "f": [retry.fallback for retry in retries],
+            "p": [retry.place for retry in retries],
         },
     )
 

@@ -12,6 +12,7 @@ from routing_service.models import Reason
 from routing_service.pricing import PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
 
+_FIXED = (Reason.PINNED, Reason.FALLBACK)  # these go to no other model
 _REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
 
 
@@ -39,6 +40,7 @@ class Taking:
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
         self.homeless: list[Row[Any]] = []  # pinned to a model that is no longer configured
+        self.given_up: list[Row[Any]] = []  # which no money is left to ask another model for
         self.cheap_is_full = slots.get(plan.cheapest, 0) <= 0  # its requests were not looked at
         self.pause = False
         self.waiting = False  # something did not fit and waits for money in flight
@@ -52,10 +54,10 @@ class Taking:
         if self.slots.get(wanted, 0) <= 0 or (row.losses and not self.suspects):
             return
         choice = self._choice(row, wanted, reason)
-        if not _within_cap(choice) and reason is not Reason.PINNED:
+        if not _within_cap(choice) and reason not in _FIXED:
             choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
         if not _within_cap(choice):
-            self._end(row, self.unaffordable)
+            self._end(row, self.given_up if reason is Reason.FALLBACK else self.unaffordable)
         elif self.slots.get(choice.model, 0) <= 0:
             return
         elif self._fits(choice):
@@ -67,7 +69,7 @@ class Taking:
 
     def _wanted(self, row: Row[Any]) -> tuple[str, Reason]:
         if row.pinned is not None:
-            return row.pinned, Reason.PINNED
+            return row.pinned, Reason.FALLBACK if row.fallback else Reason.PINNED
         reason = Reason.UNSCORED if row.win_rate is None else _REASONS.get(self.plan.mode, Reason.PLAN)
         return self.planned[row.line], reason
 
@@ -96,7 +98,10 @@ class Taking:
         self.took_strong = self.took_strong or choice.model != self.plan.cheapest
 
     def _downgrade(self, choice: Choice) -> None:
-        if choice.reason is not Reason.PINNED and choice.model != self.plan.cheapest:
+        if choice.reason is Reason.FALLBACK:
+            self._end(choice.row, self.given_up)
+            return
+        if choice.reason not in _FIXED and choice.model != self.plan.cheapest:
             choice = self._choice(choice.row, self.plan.cheapest, Reason.BUDGET)
         if self.slots.get(choice.model, 0) <= 0:
             return

@@ -120,6 +120,7 @@ class Reason(enum.StrEnum):
     UNSCORED = "unscored"  # scoring failed: cheapest-first
     BUDGET = "budget"  # downgraded: the better model did not fit
     CACHED = "cached"  # an earlier batch of its key has paid for the answer
+    FALLBACK = "fallback"  # its attempts on the model that was meant for it are used up
     DUPLICATE = "duplicate"  # another line of the batch asked the same, and its answer is this one's
 
 

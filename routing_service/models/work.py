@@ -153,6 +153,7 @@ class Request(Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # attempts that count against their limit
     losses: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # how often its worker died, see suspects
+    fallback: Mapped[str | None]  # the model that it goes to now, after others that did not answer it
     not_before: Mapped[datetime | None]
     pump_id: Mapped[int | None] = mapped_column(ForeignKey("pumps.id"))
     model: Mapped[str | None]  # who answered

@@ -164,18 +164,33 @@ STEPS = st.one_of(
     steps=st.lists(STEPS, max_size=10),
     budget=st.sampled_from([0, 50_000, 2_000_000, 20_000_000, 200_000_000]),
     stops=st.booleans(),
+    falls_back=st.booleans(),
 )
 @example(  # above its own cap at the strong model, and the weak one has no free slot
     requests=[Planned(ratio=2.0, max_cost_nano=50_000, output_cap=1)],
     steps=[("claim", 0, {"weak": 0, "strong": 1})],
     budget=2_000_000,
     stops=True,
+    falls_back=False,
+)
+@example(  # both models fail it, and then there is no money for a third try
+    requests=[Planned(ratio=0.5, output_cap=1), Planned(ratio=0.5)],
+    steps=[("claim", 0, {"weak": 2, "strong": 0}), ("settle", ["broken"])] * 4,
+    budget=20_000_000,
+    stops=True,
+    falls_back=True,
 )
 def test_the_sums_hold_whatever_happens(
-    database: Database, requests: list[Planned], steps: list[tuple[object, ...]], budget: int, stops: bool
+    database: Database,
+    requests: list[Planned],
+    steps: list[tuple[object, ...]],
+    budget: int,
+    stops: bool,
+    falls_back: bool,
 ) -> None:
     with database.transaction() as session:
         options: dict[str, object] = {"on_budget": "stop" if stops else "wait"}
+        options |= {"on_failure": "fallback"} if falls_back else {}
         batch_id = make_planned_batch(session, requests, budget_nano=budget, shadow_price=1.0, options=options)
     world = World(database, batch_id, [lease.open_lease(database, 60) for _ in range(2)])
     for name, *arguments in steps:

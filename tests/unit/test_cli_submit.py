@@ -55,7 +55,7 @@ def test_it_prints_the_batch_id_alone_and_sends_budget_and_idempotency_key(api: 
 def test_every_option_reaches_the_api(api: FakeApi, run: Run) -> None:
     result = run(
         *("prompts.txt", "--budget", "1e-2", "--strong-share", "0.25", "--router", "random", "--on-budget", "wait"),
-        *("--priority", "9", "--dedupe", "batch", "--completion-window", "2h", "--json"),
+        *("--priority", "9", "--on-failure", "fallback", "--dedupe", "batch", "--completion-window", "2h", "--json"),
     )
     assert json.loads(result.stdout)["status"] == "validating"
     assert api.created[0]["completion_window"] == "2h"
@@ -67,6 +67,7 @@ def test_every_option_reaches_the_api(api: FakeApi, run: Run) -> None:
         "on_budget": "wait",
         "priority": 9,
         "dedupe": "batch",
+        "on_failure": "fallback",
     }
 
 

@@ -82,7 +82,7 @@ def test_what_is_no_budget_is_an_invalid_budget(value: Any) -> None:
         ({"mode": "threshold", "threshold": 0.5, "strong_share": 0.5}, "routing.strong_share", "invalid_value"),
         ({"mode": "target_quality"}, "routing.target_quality", "missing_required_parameter"),
         ({"mode": "target_quality", "target_quality": 1.5}, "routing.target_quality", "invalid_value"),
-        ({"on_failure": "fallback"}, "routing.on_failure", "unsupported_parameter"),
+        ({"on_failure": "retry"}, "routing.on_failure", "invalid_value"),
         ({"target_quality": 0.5}, "routing.target_quality", "invalid_value"),
         ({"dedupe": True}, "routing.dedupe", "invalid_value"),
         ({"plan_id": "p"}, "routing.plan_id", "unsupported_parameter"),
