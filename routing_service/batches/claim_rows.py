@@ -109,8 +109,9 @@ from requests where batch_id = :id and state = 'scored' and (not_before is null 
 order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
 """
 
+# By the order of the index: by `exists` the planner may read the whole table to find none.
 _ANY_UPGRADED = text(
-    f"select exists (select from requests where batch_id = :id and state = 'scored' and {_UPGRADED})"  # noqa: S608
+    f"select true from requests where batch_id = :id and state = 'scored' and {_UPGRADED} order by ratio limit 1"  # noqa: S608
 )
 
 

@@ -14,6 +14,7 @@ from routing_service import files
 from routing_service.batches.pausing import resume_after_refusals, resume_with_key_budgets, resume_with_models
 from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.reuse import forget_old_answers
+from routing_service.batches.runnable import runnable_batches
 from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
 from routing_service.events import Publisher
@@ -42,7 +43,6 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
         ranges = _stale_ranges(session, after_s)
-        waiting = session.scalar(text(_DISPATCHABLE))
     for batch_id in ingests:
         publisher.ingest(batch_id)
     for batch_id, first_line in ranges:
@@ -52,7 +52,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         publisher.plan(batch_id)
     for batch_id in finishes:
         publisher.finish(batch_id)
-    if waiting:
+    if any(batch.due for batch in runnable_batches(database)):
         publisher.dispatch()
 
 
@@ -65,12 +65,6 @@ _RIPE = (
     "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
     " or (state = 'in_progress' and total > 0 and succeeded + failed >= total - duplicates)"
 )
-_DISPATCHABLE = """
-select exists (
-    select from batches b where b.state = 'in_progress' and b.planned_at is not null and b.paused is null
-    and exists (select from requests q where q.batch_id = b.id and q.state = 'scored'
-                and (q.not_before is null or q.not_before <= now())))
-"""
 
 
 def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
