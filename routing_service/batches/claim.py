@@ -104,11 +104,12 @@ def claim(
     if plan is None or pause_for_models(session, batch_id, plan.candidates, settings):
         return result
     circuits = Circuits.of(session, settings.models)
-    slots = circuits.within(dict(slots) | dict.fromkeys(stopped_models(session, settings), 0))
+    stopped = stopped_models(session, settings)
+    slots = circuits.within(dict(slots) | dict.fromkeys(stopped, 0))
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
     company = company or Company.among(0)
-    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits, company)
+    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits, stopped, company)
     if rows:
         plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
     if rows:

@@ -116,14 +116,20 @@ _ANY_UPGRADED = text(
 
 
 def candidates(
-    session: Session, plan: Plan, bite: int, slots: Mapping[str, int], circuits: Circuits, company: Company
+    session: Session,
+    plan: Plan,
+    bite: int,
+    slots: Mapping[str, int],
+    circuits: Circuits,
+    stopped: set[str],
+    company: Company,
 ) -> list[Row[Any]]:
     """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model.
 
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
     """
-    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": list(circuits.shut)}
+    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": [*circuits.shut, *stopped]}
     values |= {"least": company.least_losses, "most": company.most_losses}
     dearer = plan.candidates[1:]
     strong = min(bite, sum(slots.get(model, 0) for model in dearer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from sqlalchemy import text
 
 from routing_service.batches import lease
 from routing_service.batches.claim import claim
+from routing_service.batches.settle import settle
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError
-from routing_service.models import Batch
+from routing_service.models import AttemptState, Batch, EntryBasis
+from routing_service.outcomes import Outcome, RetryPolicy, Usage
 from routing_service.pricing import price_book
-from tests.factories import make_settings
+from tests.factories import STRONG, WEAK, make_settings
 from tests.planned import Planned, make_planned_batch
 
 SLOTS = {"weak": 100, "strong": 100}
@@ -56,6 +59,26 @@ def test_a_bite_reads_few_rows_however_many_there_are(database: Database) -> Non
     assert before is not None
     assert after is not None
     assert after - before < 100
+
+
+def test_lines_pinned_to_a_stopped_model_do_not_stand_in_the_way_of_others(database: Database) -> None:
+    """They come first in their end of the ranking, more of them than a bite holds, and none may be sent."""
+    settings = make_settings(
+        models={"strong": STRONG, "weak": WEAK, "mid": STRONG | {"name": "m"}}, dispatch={"bite": 4}
+    )
+    pinned = Planned(ratio=float("-inf"), pinned="mid")
+    batch_id = _plan(database, [pinned] * 8 + [Planned(ratio=0.1)] * 2, shadow_price=1.0)
+    pump = lease.open_lease(database, 30).pump_id
+    with database.transaction() as session:
+        (above,) = claim(session, settings, price_book(settings), pump, batch_id, {"mid": 1}).tickets
+    usage = Usage(10**6, 10**6)
+    billed = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=usage)
+    with database.transaction() as session:
+        settle(session, [above.result(billed)], RetryPolicy.of(settings.dispatch), random.Random(0))
+        session.execute(text("update budgets set limit_nano = 10 ^ 15"))
+    with database.transaction() as session:
+        got = claim(session, settings, price_book(settings), pump, batch_id, dict.fromkeys(settings.models, 9))
+    assert sorted(ticket.line for ticket in got.tickets) == [9, 10]
 
 
 def test_a_pump_whose_lease_ran_out_claims_nothing(database: Database) -> None:
