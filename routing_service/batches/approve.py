@@ -46,7 +46,7 @@ def approve(
         budget = session.scalars(select(Budget).where(Budget.batch_id == batch_id).with_for_update()).one()
         if _is_approved(batch, budget, asked):
             return
-        now = session.scalars(select(func.now())).one()
+        now = session.scalars(select(func.clock_timestamp())).one()  # it may have waited for the lock
         _check(batch, now, settings, prices)
         limit = asked if asked is not None else _own_budget(budget, settings)
         _run(batch, budget, limit, now)

@@ -58,6 +58,20 @@ def test_what_was_approved_runs_as_it_was_shown(api: Api, client: OpenAI) -> Non
     assert sum(model == "strong" for model in wanted.values()) / 80 == pytest.approx(shown["share"]["strong"])
 
 
+def test_a_plan_that_expires_while_its_approval_waits_for_the_row_is_not_approved(api: Api, client: OpenAI) -> None:
+    """Whoever ends its lines holds the row; when they let it go, some may have ended."""
+    batch_id = ready_plan(api, client, budget_usd="0.25")
+    approval = partial(refused, "plan_ended", partial(post, client, f"/batches/{batch_id}/approve"))
+    with ThreadPoolExecutor(1) as pool:
+        with api.database.transaction() as session:
+            session.execute(text("select from batches for update"))
+            waiting = pool.submit(approval)
+            while not session.scalar(text("select count(*) from pg_locks where not granted")) and not waiting.done():
+                pass
+            session.execute(text("update batches set expires_at = clock_timestamp()"))
+        waiting.result()
+
+
 def _split(database: Database, batch_id: str, budget: int) -> dict[int, str]:
     """The model of each line, from the stored scores by the pure planner."""
     with database.transaction() as session:
