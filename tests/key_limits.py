@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from routing_service import ledger
 from routing_service.batches import lease
 from routing_service.batches.claim import Claim, Ticket, claim
-from routing_service.batches.settle import Result, settle
+from routing_service.batches.settle import settle
 from routing_service.batches.sweep import sweep
 from routing_service.budgets import KeyBudget, set_limit, standing
 from routing_service.db import Database
@@ -90,7 +90,7 @@ class Key:
 
     def settle(self, tickets: Sequence[Ticket], outcome: Outcome = LOST) -> None:
         """Settle calls, in full unless an outcome says otherwise."""
-        results = [Result(t.batch_id, t.line, t.attempt_id, t.number, t.price, outcome) for t in tickets]
+        results = [t.result(outcome) for t in tickets]
         with self.database.transaction() as session:
             settle(session, results, POLICY, random.Random(0))
 

@@ -18,6 +18,7 @@ from routing_service.settings import Settings
 from routing_service.upstream import Upstreams
 from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
+from tests.planned import Planned, make_planned_batch
 
 
 def pump_settings(base_url: str, model: dict[str, Any] | None = None, **dispatch: Any) -> Settings:
@@ -82,3 +83,20 @@ def closed_attempt(database: Database, batch_id: str) -> Closed:
         ).one()
         state, kind, basis, error, reserved = row
         return Closed(state, kind, basis, error, reserved, budget.settled_nano, budget.overrun_nano)
+
+
+def plan_lines(database: Database, lines: int = 1) -> str:
+    with database.transaction() as session:
+        return make_planned_batch(session, [Planned(prompt=f"Prompt {n}") for n in range(lines)])
+
+
+def error_codes(database: Database) -> list[str | None]:
+    """The error codes of all attempts."""
+    with database.transaction() as session:
+        return list(session.scalars(text("select error_code from attempts order by id")))
+
+
+def assert_sound(database: Database, batch_id: str) -> None:
+    assert budget_of(database, batch_id).reserved_nano == 0
+    with database.transaction() as session:
+        assert ledger.verify(session) == []

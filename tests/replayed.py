@@ -72,7 +72,7 @@ def run_out(database: Database, settings: Settings, batch_id: str, usage: Answer
 
 def _result(ticket: Ticket, usage: Usage) -> Result:
     outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=usage)
-    return Result(ticket.batch_id, ticket.line, ticket.attempt_id, ticket.number, ticket.price, outcome)
+    return ticket.result(outcome)
 
 
 def left_of_budget(database: Database, batch_id: str) -> int:

@@ -58,7 +58,6 @@ class Ticket:
     batch_id: str
     line: int
     attempt_id: int
-    number: int
     model: str
     body: str
     price: Price
@@ -71,7 +70,7 @@ class Ticket:
         return f"routebatch-attempt-{self.attempt_id}"
 
     def result(self, outcome: Outcome) -> Result:
-        return Result(self.batch_id, self.line, self.attempt_id, self.number, self.price, outcome)
+        return Result(self.batch_id, self.line, self.attempt_id, self.price, outcome)
 
 
 @dataclass(slots=True)
@@ -184,7 +183,6 @@ def _ticket(batch_id: str, attempt_id: int, choice: Choice) -> Ticket:
         batch_id,
         row.line,
         attempt_id,
-        row.attempts + 1,
         choice.model,
         row.body,
         choice.price,

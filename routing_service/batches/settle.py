@@ -28,12 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An attempt and its outcome. `number` counts the request's attempts from 1."""
+    """An attempt and its outcome."""
 
     batch_id: str
     line: int
     attempt_id: int
-    number: int
     price: Price
     outcome: Outcome
 

@@ -82,12 +82,12 @@ def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
             return False
         rows = session.execute(
             text(
-                "select batch_id, line, id, number, input_price, cached_input_price, output_price from attempts"
+                "select batch_id, line, id, input_price, cached_input_price, output_price from attempts"
                 " where pump_id = :pump and state = 'started' and batch_id is not null order by id limit :limit"
             ),
             {"pump": pump, "limit": CHUNK},
         ).all()
-        results = [Result(r[0], r[1], r[2], r[3], Price(r[4], r[5], r[6]), LOST) for r in rows]
+        results = [Result(r[0], r[1], r[2], Price(r[3], r[4], r[5]), LOST) for r in rows]
         settle(session, results, policy, random.Random())  # noqa: S311
         return bool(rows)
 

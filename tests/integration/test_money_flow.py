@@ -15,7 +15,7 @@ from routing_service import ledger
 from routing_service.batches import lease
 from routing_service.batches.claim import Ticket, claim
 from routing_service.batches.finish import finish
-from routing_service.batches.settle import Result, settle
+from routing_service.batches.settle import settle
 from routing_service.batches.suspects import ALONE
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
@@ -73,9 +73,7 @@ class World:
     def settle(self, kinds: list[str]) -> None:
         """Answer the calls that are longest in flight, all in one transaction."""
         done = [(self.flying.pop(0)[1], kind) for kind in kinds if self.flying]
-        results = [
-            Result(t.batch_id, t.line, t.attempt_id, t.number, t.price, self._outcome(kind, t)) for t, kind in done
-        ]
+        results = [t.result(self._outcome(kind, t)) for t, kind in done]
         with self.database.transaction() as session:
             settle(session, results, POLICY, random.Random(0))
 
@@ -99,7 +97,7 @@ class World:
         self.billed += sum(ticket.reserved_nano for ticket in mine)
         self.flying = [(owner, ticket) for owner, ticket in self.flying if owner != pump]
         self.pumps[pump] = lease.open_lease(self.database, 60)
-        late = [Result(t.batch_id, t.line, t.attempt_id, t.number, t.price, unsent("late")) for t in mine]
+        late = [t.result(unsent("late")) for t in mine]
         with self.database.transaction() as session:
             settle(session, late, POLICY, random.Random(0))
 
@@ -219,7 +217,7 @@ def test_a_model_billed_above_its_bounds_stops_until_they_are_corrected(
     usage = Usage(10, first.reserved_nano * 1_000_000 // first.price.output + 1)
     outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=usage)
     with database.transaction() as session:
-        result = Result(batch_id, first.line, first.attempt_id, first.number, first.price, outcome)
+        result = first.result(outcome)
         settle(session, [result], POLICY, random.Random(0))
     assert "model strong was billed above its bounds" in caplog.text
     assert take(settings) == []

@@ -13,7 +13,7 @@ from routing_service import ledger
 from routing_service.batches import lease
 from routing_service.batches.claim import Claim, Ticket, claim
 from routing_service.batches.finish import finish
-from routing_service.batches.settle import Result, settle
+from routing_service.batches.settle import settle
 from routing_service.batches.totals import TotalsCache
 from routing_service.batches.view import batch_object
 from routing_service.db import Database
@@ -55,7 +55,7 @@ class Pumped:
 
     def settle(self, ticket: Ticket, output_tokens: int) -> None:
         outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, 200, body="{}", usage=Usage(0, output_tokens))
-        result = Result(self.batch_id, ticket.line, ticket.attempt_id, ticket.number, ticket.price, outcome)
+        result = ticket.result(outcome)
         with self.database.transaction() as session:
             settle(session, [result], RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
 

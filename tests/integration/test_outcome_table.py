@@ -12,7 +12,7 @@ import pytest
 from routing_service.batches import lease
 from routing_service.batches.claim import claim
 from routing_service.batches.pump import Pump
-from routing_service.batches.settle import Result, settle
+from routing_service.batches.settle import settle
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
 from routing_service.models import AttemptState, Batch, Budget, EntryBasis
@@ -190,7 +190,7 @@ def test_worker_death_settles_in_full_as_unknown_and_a_late_result_never_changes
     _assert_settled_in_full(before, "worker_lost")
     late = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=Usage(20, 5))
     for outcome in (late, LOST):
-        result = Result(batch_id, ticket.line, ticket.attempt_id, ticket.number, ticket.price, outcome)
+        result = ticket.result(outcome)
         with database.transaction() as session:
             settle(session, [result], RetryPolicy.of(settings.dispatch), random.Random(0))
     assert closed_attempt(database, batch_id) == before

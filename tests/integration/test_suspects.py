@@ -14,7 +14,7 @@ from sqlalchemy import text
 from routing_service import ledger
 from routing_service.batches import lease, suspects
 from routing_service.batches.claim import Ticket, claim
-from routing_service.batches.settle import Result, settle
+from routing_service.batches.settle import settle
 from routing_service.batches.suspects import ALONE, Company
 from routing_service.batches.sweep import sweep
 from routing_service.db import Database
@@ -56,7 +56,7 @@ class DyingPump:
             sweep(self.database, SETTINGS, FakePublisher())
             self.held = lease.open_lease(self.database, 600)
         else:
-            results = [Result(t.batch_id, t.line, t.attempt_id, t.number, t.price, FINE) for t in self.flying]
+            results = [t.result(FINE) for t in self.flying]
             with self.database.transaction() as session:
                 settle(session, results, RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
         return len(self.flying)
