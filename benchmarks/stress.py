@@ -58,7 +58,7 @@ def run(stress: Stress) -> dict[str, Any]:
         upgrade(url)
         database = Database(url)
         fought = fight(database, url, Path(directory), stress)
-        found = account(database, fought)
+        found = account(database, fought.batch_ids, fought.bills)
         database.dispose()
     return {
         "stress": asdict(stress),

@@ -94,12 +94,16 @@ def fight(database: Database, url: str, directory: Path, stress: Stress) -> Foug
         with dispatchers(url, sections, stress.processes) as running:
             kills = _until_ended(database, settings, key, running, stress)
         seconds = time.monotonic() - started
-    with bill.open(newline="") as lines:
-        bills = [
+    return Fought(batch_ids, read_bill(bill), kills, key.top_ups, seconds)
+
+
+def read_bill(path: Path) -> list[Billed]:
+    """The upstream's bill, call by call."""
+    with path.open(newline="") as lines:
+        return [
             Billed(row["client_request_id"], row["model"], int(row["input_tokens"]), int(row["output_tokens"]))
             for row in csv.DictReader(lines)
         ]
-    return Fought(batch_ids, bills, kills, key.top_ups, seconds)
 
 
 def _sections(base_url: str) -> dict[str, Any]:

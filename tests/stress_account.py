@@ -14,7 +14,7 @@ from routing_service import ledger
 from routing_service.db import Database
 from routing_service.pricing import Price, cost_nano
 from routing_service.results import render
-from tests.stress import Billed, Fought
+from tests.stress import Billed
 
 CALL = "routebatch-attempt-"
 
@@ -62,11 +62,11 @@ class _Sums:
     above: Counter[str] = field(default_factory=Counter)
 
 
-def account(database: Database, fought: Fought) -> Account:
-    """Add up and compare."""
+def account(database: Database, batch_ids: Sequence[str], billed: Sequence[Billed]) -> Account:
+    """Add up and compare. `batch_ids`: all there are, in the order they were made."""
     found = Account()
-    bills = _bills(fought.bills, found)
-    sums = {batch_id: _Sums() for batch_id in fought.batch_ids}
+    bills = _bills(billed, found)
+    sums = {batch_id: _Sums() for batch_id in batch_ids}
     with database.transaction() as session:
         for attempt in session.execute(text(_ATTEMPTS)):
             _hold(attempt, bills.pop(attempt.id, None), sums[attempt.batch_id], found)
@@ -75,7 +75,7 @@ def account(database: Database, fought: Fought) -> Account:
         found.wrong += _key(session.execute(text(_KEY)).one(), found)
         found.wrong += [f"ledger: {difference}" for difference in ledger.verify(session)]
     found.wrong += [f"billed, but no attempt: {bill}" for bill in bills.values()]
-    for batch_id, made in zip(fought.batch_ids, found.batches, strict=True):
+    for batch_id, made in zip(batch_ids, found.batches, strict=True):
         found.wrong += _lines(database, batch_id, made.lines, made.answered, found.causes)
     return found
 

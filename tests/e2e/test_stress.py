@@ -20,7 +20,7 @@ def test_kills_and_faults_lose_no_line_and_no_nano_dollar(
 ) -> None:
     sys.stdout.write(f"{STRESS}\n")  # shown if this fails
     fought = fight(database, database_url, tmp_path, STRESS)
-    found = account(database, fought)
+    found = account(database, fought.batch_ids, fought.bills)
     assert found.wrong == []
     assert len(fought.kills) == STRESS.kills
     assert found.causes["unknown: worker_lost"] > 0

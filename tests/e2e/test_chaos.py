@@ -1,0 +1,27 @@
+"""The whole stack, struck at random wherever it can be struck, before an upstream of which a fifth of the calls fails.
+
+`python -m benchmarks.chaos` does the same for minutes, and lets the database's disk fill up.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.chaos import Chaos, endure, troubled_stack
+from tests.chaos_account import settle_accounts
+from tests.chaos_strikes import TARGETS
+
+CHAOS = Chaos(seed=5, rounds=1, round_s=25, rest_s=60)
+
+
+def test_whatever_is_struck_every_request_ends_exactly_once_and_the_money_is_kept(tmp_path: Path) -> None:
+    sys.stdout.write(f"{CHAOS}\n")  # shown if this fails
+    with troubled_stack(tmp_path, CHAOS) as (stack, bill):
+        endured = endure(stack, bill, CHAOS, lambda said: sys.stdout.write(f"{said}\n"))
+        found = settle_accounts(stack, CHAOS, endured)
+    assert found.wrong == []
+    assert {strike.target for strike in endured.strikes} == set(TARGETS)
+    assert found.attempts["unknown"] > 0
+    lines, answered = (sum(getattr(batch, name) for batch in found.batches) for name in ("lines", "answered"))
+    assert answered >= 0.8 * lines > 0
