@@ -70,6 +70,7 @@ BUDGETS_USD = ("0.0003", "0.001", "0.004")
 ENDED = ("completed", "failed", "expired", "cancelled")
 LOOK_S = 0.3
 T = TypeVar("T")
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -114,39 +115,49 @@ def troubled_stack(directory: Path, chaos: Chaos) -> Iterator[tuple[RunningStack
             stack.down()
 
 
-def endure(stack: RunningStack, bill: Path, chaos: Chaos, say: Callable[[str], object] = lambda _: None) -> Endured:
+def endure(stack: RunningStack, bill: Path, chaos: Chaos, say: Say) -> Endured:
     """Submit and strike, then wait until all batches have ended. TimeoutError where they do not."""
-    started = time.monotonic()
-    over, abandoned = threading.Event(), threading.Event()
     striker = Striker(stack, random.Random(f"strikes {chaos.seed}"))
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        client = pool.submit(_submit_until, stack, chaos, over, abandoned)
+
+    def trouble(stopped: Callable[[], bool]) -> None:
         try:
             for number in range(chaos.rounds):
-                _round(striker, random.Random(f"round {number} {chaos.seed}"), number, chaos.round_s, client.done, say)
-        except BaseException:
-            abandoned.set()
-            raise
+                _round(striker, chaos, number, stopped, say)
         finally:
             striker.wake(all_of_them=True)
-            over.set()
-        say(f"the trouble is over after {time.monotonic() - started:.0f} s")
-        batches = client.result()
+
+    started = time.monotonic()
+    batches = submitting(stack, chaos, trouble, say)
     _come_back(striker, chaos.rest_s)
     return Endured(batches, read_bill(bill), striker.done, time.monotonic() - started)
 
 
-def _round(
-    striker: Striker,
-    rng: random.Random,
-    number: int,
-    seconds: float,
-    stopped: Callable[[], bool],
-    say: Callable[[str], object],
-) -> None:
+def submitting(
+    stack: RunningStack, chaos: Chaos, trouble: Callable[[Callable[[], bool]], None], say: Say = lambda _: None
+) -> int:
+    """Keep batches open while the trouble lasts, and see all of them end. Returns how many there were.
+
+    `trouble` is given a function that says whether clients have given up.
+    """
+    over, abandoned = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        client = pool.submit(_submit_until, stack, chaos, over, abandoned)
+        try:
+            trouble(client.done)
+        except BaseException:
+            abandoned.set()
+            raise
+        finally:
+            over.set()
+        say("the trouble is over")
+        return client.result()
+
+
+def _round(striker: Striker, chaos: Chaos, number: int, stopped: Callable[[], bool], say: Say) -> None:
     """Every strike of a round, at its moment. Who is away at that moment is struck as soon as he is back."""
     started = time.monotonic()
-    coming = [(started + rng.uniform(0, seconds), *strike) for strike in strikes(number)]
+    rng = random.Random(f"round {number} {chaos.seed}")
+    coming = [(started + rng.uniform(0, chaos.round_s), *strike) for strike in strikes(chaos.seed + number)]
     while coming and not stopped():
         due = sorted(strike for strike in coming if strike[0] <= time.monotonic())
         done = next((strike for strike in due if striker.strike(*strike[1:])), None)
@@ -155,7 +166,7 @@ def _round(
             time.sleep(0.1)
             continue
         coming.remove(done)
-        say(f"{time.monotonic() - started:5.1f} s of round {number + 1}: {done[1]} {done[2]}")
+        say(f"round {number + 1}, {time.monotonic() - started:5.1f} s: {done[1]} {done[2]}")
 
 
 def _come_back(striker: Striker, seconds: float) -> None:
