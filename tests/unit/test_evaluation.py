@@ -16,6 +16,7 @@ from training.evaluation import (
     cpt,
     evaluate,
     oracle,
+    paired_interval,
     random_interval,
     recovered,
 )
@@ -124,10 +125,29 @@ def test_the_bootstrap_interval_holds_the_metric_and_shrinks_with_prompts() -> N
     assert high - low < few[1] - few[0]
 
 
+def test_a_paired_interval_tells_apart_what_two_intervals_do_not() -> None:
+    rng = np.random.default_rng(5)
+    known = rng.random(800)
+    gain = (rng.random(800) < known).astype(float)
+    better, worse = known + 0.4 * rng.random(800), known + 0.9 * rng.random(800)
+    low, high = paired_interval(better, worse, gain)
+    difference = apgr(better, gain) - apgr(worse, gain)
+    assert 0 < low < difference < high
+    assert bootstrap_interval(worse, gain)[1] > bootstrap_interval(better, gain)[0]
+    turned = paired_interval(worse, better, gain)
+    assert turned == pytest.approx((-high, -low))
+
+
+def test_a_router_is_no_better_than_itself_whatever_is_drawn() -> None:
+    assert paired_interval([3, 2, 1, 0], [6, 4, 2, 0], [1, 0, 1, 0]) == (0, 0)
+
+
 def test_no_gap_to_recover_is_refused_not_divided_by() -> None:
     for metric in (apgr, apgr_ten_bins, bootstrap_interval):
         with pytest.raises(ValueError, match="no gap"):
             metric([1, 2], [0.5, -0.5])
+    with pytest.raises(ValueError, match="no gap"):
+        paired_interval([1, 2], [2, 1], [0.5, -0.5])
 
 
 @pytest.mark.parametrize(
