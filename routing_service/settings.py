@@ -18,6 +18,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from routing_service.errors import ConfigurationError
+from routing_service.learning_settings import GraderSettings
 from routing_service.model_settings import ModelSettings as ModelSettings  # read with the other tables from here
 from routing_service.model_settings import PositiveUsd, Section, Usd
 
@@ -100,6 +101,7 @@ class SweepSettings(Section):
 
 class LearningSettings(Section):
     feedback_weight_per_key: float = Field(200, gt=0, allow_inf_nan=False)  # what a key's votes weigh together at most
+    graders: dict[str, GraderSettings] = Field({})  # the operator's own, by the name that `grade --grader` gives
 
 
 class Settings(BaseSettings):
