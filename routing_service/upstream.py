@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from routing_service.errors import ConfigurationError
 from routing_service.outcomes import Outcome, broken, read_answer, unsent
 from routing_service.settings import ModelSettings
 
@@ -90,7 +92,7 @@ class _Target:
         timeout = aiohttp.ClientTimeout(
             total=model.timeout_s, sock_connect=model.connect_timeout_s, sock_read=model.read_timeout_s
         )
-        return cls(url, _headers(model), timeout, _proxy(model))
+        return cls(url, _headers(model), timeout, proxy_of(model))
 
 
 @dataclass(slots=True)
@@ -131,6 +133,8 @@ class Upstreams:
                 return read_answer(response.status, response.headers, raw, settings)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             return unsent(f"could not connect to {settings.origin}: {_name(error)}")
+        except aiohttp.ClientHttpProxyError as error:  # the answer to CONNECT
+            return unsent(f"the proxy does not connect to {settings.origin}: it answered {error.status}")
         except aiohttp.SocketTimeoutError:
             return broken("timeout", f"nothing came for {settings.read_timeout_s:g} s")
         except TimeoutError:
@@ -149,13 +153,31 @@ def _headers(model: ModelSettings) -> dict[str, str]:
     return headers
 
 
-def _proxy(model: ModelSettings) -> str | None:
-    """The proxy that the environment names for the model's upstream (`https_proxy`, `no_proxy` and their like).
+def proxy_of(model: ModelSettings) -> str | None:
+    """The proxy that the environment names for the model's upstream (`https_proxy`, `all_proxy`, `no_proxy`).
 
-    Asked once: aiohttp would ask for every call, on two threads, and take a user's ~/.netrc for the upstream's key.
+    None for an upstream on this machine: a proxy cannot reach our loopback. ConfigurationError for one that does not
+    speak HTTP. Asked once: aiohttp would ask for every call, on two threads, and take a user's ~/.netrc for the
+    upstream's key.
     """
-    url = model.base_url
-    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
+    host, scheme = model.base_url.host or "", model.base_url.scheme
+    if _is_loopback(host) or proxy_bypass(host):
+        return None
+    named = getproxies()
+    proxy = named.get(scheme) or named.get("all")
+    if not proxy:
+        return None
+    kind, separator, _ = proxy.partition("://")
+    if separator and kind.lower() not in ("http", "https"):
+        raise ConfigurationError(f"the environment names a proxy of kind {kind!r} for {scheme}; http(s) is supported")
+    return proxy if separator else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _name(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ def http(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
 
 
 @contextmanager
-def raw_upstream(*answers: bytes | None) -> Iterator[str]:
+def raw_upstream(*answers: bytes | None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The base URL of a server that reads each request's head and body and writes the next of `answers`; the last one
     stands for all that follow. None: it says nothing."""
     loop = asyncio.new_event_loop()
@@ -25,11 +26,12 @@ def raw_upstream(*answers: bytes | None) -> Iterator[str]:
     def following() -> bytes | None:
         return left.popleft() if len(left) > 1 else left[0]
 
-    server = loop.run_until_complete(asyncio.start_server(lambda r, w: _answer(r, w, following), "127.0.0.1", 0))
+    serving = asyncio.start_server(lambda r, w: _answer(r, w, following), "127.0.0.1", 0, ssl=tls)
+    server = loop.run_until_complete(serving)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     finally:
         asyncio.run_coroutine_threadsafe(_stop(server), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)

@@ -35,7 +35,8 @@ from routing_service.upstream import AnswerMemory, Upstreams
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # how long a blocked or idle pump waits before it looks again
 PACE_S = 0.02  # between rounds, so that a bite is worth its transaction
-LIST_S = 0.1  # how old a list of batches may be that still has something to claim
+LIST_S = 0.1  # how old a list of batches may be, unless a round brings FEW calls: then who came since is seen at once
+FEW = 16
 
 
 class Pump:
@@ -99,7 +100,7 @@ class Pump:
         found, listed_at, claimed = list[Runnable](), 0.0, 0
         while (now := time.monotonic()) < until and not self._stopping() and not settling.done():
             self._lease.check()
-            if not claimed or now - listed_at > LIST_S:
+            if claimed < FEW or now - listed_at > LIST_S:
                 found, listed_at = await lease.steadily(self._lease, lambda: runnable_batches(self._database)), now
             batches = [batch for batch in found if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
@@ -244,7 +245,6 @@ class Pump:
 
     async def _stop_calls(self) -> None:
         """Only after a lost lease or an error: what is in flight is no longer ours to wait for."""
-        calls = list(self._calls)
-        for task in calls:
+        for task in (calls := list(self._calls)):
             task.cancel()
         await asyncio.gather(*calls, return_exceptions=True)

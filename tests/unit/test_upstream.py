@@ -55,26 +55,6 @@ def test_an_unusable_answer_may_have_been_billed(answer: bytes, code: str) -> No
     assert (outcome.state, outcome.basis, outcome.error_code) == (AttemptState.UNKNOWN, EntryBasis.UNKNOWN, code)
 
 
-@pytest.mark.parametrize(("not_proxied", "answered"), [("", True), ("127.0.0.1", False)])
-def test_the_environments_proxy_is_taken_unless_it_is_told_not_to(
-    not_proxied: str, answered: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def run() -> Outcome:
-        models = make_settings(models={"weak": WEAK | {"base_url": "http://127.0.0.1:9/v1"}}).models
-        upstreams = Upstreams(models, LARGEST)
-        try:
-            return await upstreams.chat("weak", b"{}", AnswerMemory(10 * LARGEST), "call-1")
-        finally:
-            await upstreams.close()
-
-    with raw_upstream(http(ANSWER)) as url:
-        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
-        monkeypatch.setenv("no_proxy", not_proxied)
-        outcome = asyncio.run(run())
-    assert outcome.answered == answered
-    assert answered or outcome.basis is EntryBasis.UNBILLED
-
-
 def test_a_users_netrc_is_no_upstreams_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hidden\n")
     (tmp_path / "netrc").chmod(0o600)
