@@ -198,8 +198,7 @@ def _count(value: Any) -> int | None:
 
 def _detail(usage: dict[str, Any], group: str, name: str, at_most: int) -> int:
     details = usage.get(group)
-    value = details.get(name) if isinstance(details, dict) else None
-    return min(value, at_most) if isinstance(value, int) and value >= 0 else 0
+    return min(_count(details.get(name)) or 0, at_most) if isinstance(details, dict) else 0
 
 
 def _error_of(parsed: Any, status: int, key: SecretStr | None) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from routing_service.models import AttemptState, EntryBasis
@@ -89,13 +89,14 @@ def test_reasoning_is_output_whether_it_is_counted_inside_or_beside(
     assert _read(200, ANSWER | {"usage": usage}).usage == Usage(32, output, 0, reasoning)
 
 
-@given(usage=st.recursive(st.integers() | st.floats() | st.text() | st.none(), lambda x: st.dictionaries(NAMES, x)))
+@example({"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": True}})
+@given(usage=st.recursive(st.integers() | st.floats() | st.booleans() | st.none(), lambda x: st.dictionaries(NAMES, x)))
 def test_any_usage_gives_counts_that_can_be_kept_or_none(usage: Any) -> None:
     outcome = read_answer(200, {}, orjson.dumps(ANSWER | {"usage": _sixty_four_bits(usage)}), MODEL)
     assert outcome.answered
     if outcome.usage:
         kept = outcome.usage
-        assert all(0 <= n < 2**31 for n in (kept.input, kept.output, kept.cached, kept.reasoning))
+        assert all(type(n) is int and 0 <= n < 2**31 for n in (kept.input, kept.output, kept.cached, kept.reasoning))
         assert kept.cached <= kept.input
         assert kept.reasoning <= kept.output
 
