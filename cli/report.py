@@ -90,10 +90,16 @@ def _table(found: Report) -> None:
         click.echo("nothing was spent yet")
         return
     totals = found.totals
-    columns = [column for column in found.columns if column not in QUIET or totals.get(column)]
+    columns = [column for column in found.columns if _says_something(column, found, totals)]
     cells = [[_cell(column, row[column]) for column in columns] for row in found.rows]
     total = ["total", *(_cell(column, totals.get(column, "")) for column in columns[1:])]
     print_table([_heading(column) for column in columns], cells, numeric=map(_heading, totals), total=total)
+
+
+def _says_something(column: str, found: Report, totals: dict[str, int | Decimal]) -> bool:
+    if column == "purpose":
+        return any(row[column] != "client" for row in found.rows)
+    return column not in QUIET or bool(totals.get(column))
 
 
 def _heading(column: str) -> str:

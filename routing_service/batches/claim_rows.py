@@ -18,7 +18,7 @@ from routing_service.batches.circuits import Circuits
 from routing_service.batches.reserve import Edge
 from routing_service.batches.suspects import Company
 from routing_service.errors import LeaseLostError
-from routing_service.models import Reason
+from routing_service.models import BatchPurpose, Reason
 from routing_service.planning import Damping
 from routing_service.pricing import Price
 from routing_service.settings import Settings
@@ -42,10 +42,16 @@ class Plan:
     reserve: Edge | None
     is_corrected: bool  # it was cut anew by what answers cost
     router_version_id: int | None
+    purpose: BatchPurpose = BatchPurpose.CLIENT
 
     @property
     def cheapest(self) -> str:
         return self.candidates[0]
+
+    @property
+    def dearer(self) -> tuple[str, ...]:
+        """What lines are upgraded to. Of a companion none is: they go out in their order, whoever they are for."""
+        return self.candidates[1:] if self.purpose is BatchPurpose.CLIENT else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         text(
             "select id, api_key_id, priority, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price,"
             " cut_line, floor_nano, floor_factor, probes, reserve_ratio, reserve_line,"
-            " cost_factors is not null as is_corrected, router_version_id from batches where id = :id"
+            " cost_factors is not null as is_corrected, router_version_id, purpose::text from batches where id = :id"
             " and state = 'in_progress' and planned_at is not null and paused is null and expires_at > now()"
             " for no key update"
         ),
@@ -93,6 +99,7 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         None if row.reserve_ratio is None else Edge(row.reserve_ratio, row.reserve_line),
         row.is_corrected,
         row.router_version_id,
+        BatchPurpose(row.purpose),
     )
 
 
@@ -102,7 +109,7 @@ _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, coalesce(fallback, pinned) as pinned, fallback, max_cost_nano, input_bytes,
        output_cap, choices, answers, win_rate, quality, ratio, floor_nano, attempts, losses, cost_nano,
-       expected_cost_nano, call_digest, body
+       expected_cost_nano, call_digest, propensity, body
 from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now())
   and coalesce(coalesce(fallback, pinned) <> all(cast(:shut as text[])), true)
   and losses between :least and :most and {side}
@@ -129,9 +136,14 @@ def candidates(
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
     """
-    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": [*circuits.shut, *stopped]}
+    shut = {*circuits.shut, *stopped}
+    if (
+        plan.purpose is not BatchPurpose.CLIENT
+    ):  # its models share one end: what waits for one is not to hide the others
+        shut |= {model for model, free in slots.items() if not free}
+    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": [*shut]}
     values |= {"least": company.least_losses, "most": company.most_losses}
-    dearer = plan.candidates[1:]
+    dearer = plan.dearer
     strong = min(bite, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
@@ -191,9 +203,9 @@ def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None
     session.execute(
         text(
             "insert into decisions (batch_id, line, number, model, reason, win_rate, gain, shadow_price,"
-            " router_version_id) select :batch, l, n, m, cast(r as reason), w, g, :price, :version from"
-            " unnest(cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:r as text[]), cast(:w as real[]),"
-            " cast(:g as real[])) as t(l, n, m, r, w, g)"
+            " router_version_id, propensity) select :batch, l, n, m, cast(r as reason), w, g, :price, :version,"
+            " coalesce(p, 1) from unnest(cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:r as text[]),"
+            " cast(:w as real[]), cast(:g as real[]), cast(:p as real[])) as t(l, n, m, r, w, g, p)"
         ),
         {
             "batch": plan.batch_id,
@@ -204,6 +216,7 @@ def insert_decisions(session: Session, plan: Plan, chosen: list[Choice]) -> None
             "m": [c.model for c in chosen],
             "r": [c.reason for c in chosen],
             "w": [c.row.win_rate for c in chosen],
+            "p": [c.row.propensity for c in chosen],
             "g": [2 * (c.row.quality[-1] - c.row.quality[0]) if c.row.quality else None for c in chosen],
         },
     )

@@ -74,6 +74,7 @@ def retry(
 def continue_batch(session: Session, settings: Settings, prices: PriceBook, first: Batch, wish: MoreMoney) -> str:
     """Create the continuation of a batch whose row is locked. Returns its id, to be announced after the commit."""
     _check(session, first, wish)
+    assert first.input_file_id is not None
     check_name(first.router, settings, "routing.router")
     budget = _unspent(session, first) if wish.budget is None else wish.budget
     options = BatchOptions.model_validate(first.options | {"budget_usd": budget})

@@ -22,7 +22,7 @@ from routing_service.batches.verdict import Answer, Verdict, Vote, verdict
 from routing_service.body import call_digest, prompt_text
 from routing_service.db import Database
 from routing_service.errors import ConflictError, NotFoundError
-from routing_service.models import Batch, Comparison, Feedback, Rating, Request, RequestState
+from routing_service.models import Batch, BatchPurpose, Comparison, Feedback, Rating, Request, RequestState
 from routing_service.models.base import ComparisonSource
 from routing_service.settings import Settings
 
@@ -81,6 +81,7 @@ def _find(session: Session, api_key_id: str, name: RequestName) -> _Answered:
         .outerjoin(first, (first.batch_id == Request.batch_id) & (first.line == Request.twin_of))
         .where(
             Batch.api_key_id == api_key_id,
+            Batch.purpose == BatchPurpose.CLIENT,
             Request.batch_id == name.batch_id,
             Request.line == name.line if name.line is not None else Request.custom_id == name.custom_id,
         )

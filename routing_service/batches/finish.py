@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from routing_service.batches.twins import answer_twins
 from routing_service.db import Database, try_lock
 from routing_service.files import new_file_id
-from routing_service.models import Batch, BatchState, File, FilePurpose, RequestState
+from routing_service.models import Batch, BatchPurpose, BatchState, File, FilePurpose, RequestState
 from routing_service.results import file_bytes
 
 LINES_AT_ONCE = 10_000
@@ -137,7 +137,10 @@ def _finalize(session: Session, batch_id: str, end: BatchState) -> bool:
 
 
 def _make_file(session: Session, batch: Batch, *, errors: bool) -> str | None:
-    """The output or error file of a batch: a row only, its lines are rendered from the requests."""
+    """The output or error file of a batch: a row only, its lines are rendered from the requests. A companion has none:
+    a client would find it among its own."""
+    if batch.purpose is not BatchPurpose.CLIENT:
+        return None
     lines, size = file_bytes(session, batch.id, errors=errors)
     if lines == 0:
         return None

@@ -22,6 +22,7 @@ Incoming = tuple[int, Line, int, int | None]  # number, content, share of the fl
 def file_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
     """The valid lines of the batch's file."""
     limits = intake.settings.limits
+    assert batch.input_file_id is not None
     with closing(_chunks(database, batch.input_file_id)) as chunks:
         for number, raw in split_lines(chunks, limits.max_line_bytes):
             if number > limits.max_lines:

@@ -116,6 +116,7 @@ _ANSWERS = """
 from attempts a where a.id > (select coalesce(max(id), 0) - :recent from attempts) and a.id > :after
 and a.model = :model and a.upstream_model = :upstream and a.state = 'succeeded' and a.output_tokens is not null
 and a.batch_id is not null
+and not exists (select from batches b where b.id = a.batch_id and b.purpose = 'judge')
 """
 _COUNT = text(f"select count(*), max(a.id) {_ANSWERS}")
 _ROWS = text(

@@ -73,7 +73,8 @@ def take_due(session: Session, batch_ids: Sequence[str]) -> list[str]:
     query = text(
         "update batches set replan_at = succeeded + failed + greatest(16, (total - duplicates) / 20), drift_nano = 0"
         " where id = any(:ids) and state = 'in_progress' and coalesce(options ->> 'mode', 'plan') = 'plan'"
-        " and cardinality(candidates) > 1 and probes is null and succeeded > 0 and succeeded + failed < total"
+        " and purpose = 'client' and cardinality(candidates) > 1 and probes is null"
+        " and succeeded > 0 and succeeded + failed < total"
         " and (replan_at <= succeeded + failed or abs(drift_nano) > :drift * expected_cost_nano) returning id"
     )
     due = list(session.scalars(query, {"ids": list(batch_ids), "drift": DRIFT}))

@@ -8,11 +8,11 @@ from sqlalchemy.engine import Row
 
 from routing_service.batches.claim_rows import Choice, Plan
 from routing_service.batches.funds import Funds
-from routing_service.models import Reason
+from routing_service.models import BatchPurpose, Reason
 from routing_service.pricing import PriceBook, input_bound, output_bound, worst_case_nano
 from routing_service.settings import Settings
 
-_FIXED = (Reason.PINNED, Reason.FALLBACK)  # these go to no other model
+_FIXED = (Reason.PINNED, Reason.FALLBACK, Reason.EXPLORE)  # these go to no other model
 _REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
 
 
@@ -69,7 +69,9 @@ class Taking:
 
     def _wanted(self, row: Row[Any]) -> tuple[str, Reason]:
         if row.pinned is not None:
-            return row.pinned, Reason.FALLBACK if row.fallback else Reason.PINNED
+            if row.fallback:
+                return row.pinned, Reason.FALLBACK
+            return row.pinned, Reason.EXPLORE if self.plan.purpose is BatchPurpose.EXPLORE else Reason.PINNED
         reason = Reason.UNSCORED if row.win_rate is None else _REASONS.get(self.plan.mode, Reason.PLAN)
         return self.planned[row.line], reason
 

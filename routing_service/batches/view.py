@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
 from routing_service.batches.totals import Totals, TotalsCache
 from routing_service.errors import NotFoundError
-from routing_service.models import Batch, BatchState, Budget
+from routing_service.models import Batch, BatchPurpose, BatchState, Budget
 from routing_service.pricing import format_usd
 
 _TIMES = (
@@ -30,14 +30,19 @@ _PAUSABLE = (BatchState.VALIDATING, BatchState.IN_PROGRESS, BatchState.EXPIRED) 
 
 
 def own_batch(session: Session, api_key_id: str, batch_id: str, *, lock: bool = False) -> Batch:
-    """The key's own batch, locked if it is to change; NotFoundError if it is another's."""
-    query = select(Batch).where(Batch.id == batch_id, Batch.api_key_id == api_key_id)
+    """The key's own batch, locked if it is to change; NotFoundError if it is another's, or a companion."""
+    query = select(Batch).where(Batch.id == batch_id, *_of_client(api_key_id))
     if lock:
         query = query.with_for_update(key_share=True)
     batch = session.scalar(query)
     if batch is None:
         raise NotFoundError(f"No batch found with id '{batch_id}'.", param="id")
     return batch
+
+
+def _of_client(api_key_id: str) -> tuple[ColumnElement[bool], ...]:
+    """What a client knows of."""
+    return Batch.api_key_id == api_key_id, Batch.purpose == BatchPurpose.CLIENT
 
 
 def batch_object(session: Session, cache: TotalsCache, api_key_id: str, batch_id: str) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def list_batches(
     session: Session, cache: TotalsCache, api_key_id: str, *, limit: int, after: str | None
 ) -> tuple[list[dict[str, Any]], bool]:
     """A page of batch objects, newest first, and whether there are more."""
-    query = select(Batch).where(Batch.api_key_id == api_key_id)
+    query = select(Batch).where(*_of_client(api_key_id))
     if after is not None:
         last = own_batch(session, api_key_id, after)
         query = query.where(tuple_(Batch.created_at, Batch.id) < tuple_(last.created_at, last.id))

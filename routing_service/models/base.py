@@ -53,6 +53,14 @@ class BatchState(enum.StrEnum):
 TERMINAL = (BatchState.FAILED, BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED)
 
 
+class BatchPurpose(enum.StrEnum):
+    """Whose a batch is. All but a client's own are companions, see batches.companion."""
+
+    CLIENT = "client"
+    EXPLORE = "explore"  # a sample of another batch's lines, for the model that did not answer them
+    JUDGE = "judge"  # a judge's calls about answers
+
+
 class RequestState(enum.StrEnum):
     """queued -> scored -> dispatching -> one of the rest; a retry goes dispatching -> scored."""
 
@@ -122,6 +130,7 @@ class Reason(enum.StrEnum):
     CACHED = "cached"  # an earlier batch of its key has paid for the answer
     FALLBACK = "fallback"  # its attempts on the model that was meant for it are used up
     DUPLICATE = "duplicate"  # another line of the batch asked the same, and its answer is this one's
+    EXPLORE = "explore"  # drawn at random: the other model has answered it already
 
 
 class CircuitCause(enum.StrEnum):

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
-from routing_service.models.base import Base, BatchState, Nano, Now, Reason, RequestState, pg_enum
+from routing_service.models.base import Base, BatchPurpose, BatchState, Nano, Now, Reason, RequestState, pg_enum
 
 BATCH_STATE = pg_enum(BatchState, "batch_state")
 REQUEST_STATE = pg_enum(RequestState, "request_state")
@@ -28,12 +28,17 @@ REASON = pg_enum(Reason, "reason")
 
 
 class Batch(Base):
-    """What a client submitted, how far it is, and its plan (shadow price and the line at which ties are cut)."""
+    """What a client submitted, how far it is, and its plan (shadow price and the line at which ties are cut).
+
+    Or a companion: calls of our own that are made as a batch, see batches.companion.
+    """
 
     __tablename__ = "batches"
     id: Mapped[str] = mapped_column(primary_key=True)
     api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
-    input_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    purpose: Mapped[BatchPurpose] = mapped_column(pg_enum(BatchPurpose, "batch_purpose"), server_default="client")
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))  # the batch that a companion is about
+    input_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     continues: Mapped[str | None] = mapped_column(
@@ -105,6 +110,11 @@ class Batch(Base):
         CheckConstraint("succeeded >= 0 and failed >= 0 and succeeded + failed <= total", name="counts"),
         CheckConstraint("duplicates between 0 and greatest(0, total - 1)", name="duplicates"),
         CheckConstraint("cardinality(candidates) >= 1", name="candidates"),
+        CheckConstraint("(purpose = 'client') = (input_file_id is not null)", name="input"),
+        CheckConstraint(
+            "case purpose when 'client' then parent_id is null when 'explore' then parent_id is not null else true end",
+            name="parent",
+        ),
         CheckConstraint("floor_nano >= 0", name="floor"),
         CheckConstraint("approved_at is null or preview is not null", name="approved"),
         CheckConstraint("(state = 'completed') = (completed_at is not null)", name="completed"),
@@ -118,6 +128,7 @@ class Batch(Base):
             unique=True,
             postgresql_where=text("continues is not null and state <> 'failed'"),
         ),
+        Index("uq_batches_explore", "parent_id", unique=True, postgresql_where=text("purpose = 'explore'")),
         Index("ix_batches_list", "api_key_id", text("created_at desc"), text("id desc")),
         Index(
             "ix_batches_open",
@@ -136,6 +147,8 @@ class Request(Base):
     custom_id: Mapped[str]
     body: Mapped[str]  # the chat body, as JSON text
     pinned: Mapped[str | None]
+    source_line: Mapped[int | None]  # of a companion: the line of its parent that this is about
+    propensity: Mapped[float | None] = mapped_column(REAL)  # of its being asked at all; none: it was certain
     max_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     input_bytes: Mapped[int]  # UTF-8 bytes of serialised messages, tools and response format
     output_cap: Mapped[int | None]  # the client's own cap on a choice's tokens
