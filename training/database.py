@@ -5,14 +5,16 @@ Whoever has an API key can vote, so what the votes of one key weigh together is 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, Double, case, cast, func, select
+from sqlalchemy import ColumnElement, Double, case, cast, func, select, true
 from sqlalchemy.orm import Session
 
 from routing_service.models.base import ComparisonSource
 from routing_service.models.learning import Comparison
-from training.forms import comparison
+from training.forms import Reading, comparison
 from training.methods import Progress, silent
 from training.readers import Collector
 from training.tables import BadRow, DataError
@@ -21,8 +23,22 @@ NAME = "the table comparisons"
 COLUMNS = ("prompt", "model_a", "model_b", "outcome", "weight")
 ROWS = 2000  # in memory at a time
 FEEDBACK: ColumnElement[bool] = Comparison.source == ComparisonSource.FEEDBACK
+# Both models answered a request of live traffic, and somebody other than its client judged them
+LIVE: ColumnElement[bool] = Comparison.line.is_not(None) & Comparison.source.in_(
+    (ComparisonSource.GOLDEN, ComparisonSource.JUDGE)
+)
 
-__all__ = ["read_database"]
+__all__ = ["Stored", "read_database", "stored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of the table: its id, when it came, whether it is of live traffic, and what it says."""
+
+    id: int
+    created_at: datetime
+    live: bool
+    reading: Reading | BadRow
 
 
 def read_database(
@@ -33,31 +49,51 @@ def read_database(
     `feedback_weight_per_key`: what a key's feedback weighs together at most. What the table's checks let through and a
     fit cannot use (an empty prompt, a weight that is NaN) is a bad row.
     """
-    total = session.scalar(select(func.count()).select_from(Comparison)) or 0
+    for row in stored(session, progress, feedback_weight_per_key=feedback_weight_per_key):
+        into.counted["rows"] += 1
+        if isinstance(row.reading, BadRow):
+            into.leave_out(row.reading)
+        else:
+            into.add(row.reading)
+
+
+def stored(
+    session: Session, progress: Progress = silent, *, feedback_weight_per_key: float, until: datetime | None = None
+) -> Iterator[Stored]:
+    """The rows themselves, as `read_database` reads them; `until`: those alone that had come by then."""
+    wanted = true() if until is None else Comparison.created_at <= until
+    total = session.scalar(select(func.count()).select_from(Comparison).where(wanted)) or 0
     if not total:
         raise DataError("the database holds no comparisons: feedback, judged pairs and imports would leave them there")
-    shares = _shares(session, feedback_weight_per_key)
+    shares = _shares(session, feedback_weight_per_key, wanted)
     columns = [getattr(Comparison, name) for name in COLUMNS]
-    voter = case((FEEDBACK, Comparison.api_key_id))
-    wanted = select(Comparison.id, Comparison.source, voter, *columns).order_by(Comparison.id)
-    found = session.execute(wanted, execution_options={"yield_per": ROWS})
+    told = (Comparison.id, Comparison.created_at, LIVE, Comparison.source, case((FEEDBACK, Comparison.api_key_id)))
+    query = select(*told, *columns).where(wanted).order_by(Comparison.id)
+    found = session.execute(query, execution_options={"yield_per": ROWS})
     with progress("reading the database", total) as advance:
         for part in found.partitions():
-            for number, source, key_id, *values in part:
-                into.counted["rows"] += 1
-                try:
-                    row = comparison(dict(zip(COLUMNS, values, strict=True)) | {"source": source.value}, {})
-                    into.add(replace(row, weight=row.weight * shares[key_id]) if key_id in shares else row)
-                except ValueError as error:
-                    into.leave_out(BadRow(NAME, number, str(error), unit="id"))
+            for number, at, live, source, key_id, *values in part:
+                cells = dict(zip(COLUMNS, values, strict=True)) | {"source": source.value}
+                yield Stored(number, at, live, _read(number, cells, shares.get(key_id, 1.0)))
             advance(len(part))
 
 
-def _shares(session: Session, most: float) -> dict[str, float]:
+def _read(number: int, cells: dict[str, object], share: float) -> Reading | BadRow:
+    try:
+        reading = comparison(cells, {})
+    except ValueError as error:
+        return BadRow(NAME, number, str(error), unit="id")
+    return replace(reading, weight=reading.weight * share)
+
+
+def _shares(session: Session, most: float, wanted: ColumnElement[bool]) -> dict[str | None, float]:
     """By key whose feedback weighs more than `most`: what of a vote's weight counts."""
     weight = func.sum(cast(Comparison.weight, Double))
     usable = FEEDBACK & Comparison.api_key_id.is_not(None) & (Comparison.weight < float("inf"))  # NaN is above, too
     found = session.execute(
-        select(Comparison.api_key_id, weight).where(usable).group_by(Comparison.api_key_id).having(weight > most)
+        select(Comparison.api_key_id, weight)
+        .where(usable, wanted)
+        .group_by(Comparison.api_key_id)
+        .having(weight > most)
     )
-    return {key_id: most / total for key_id, total in found if key_id is not None}
+    return {key_id: most / total for key_id, total in found}

@@ -87,7 +87,8 @@ def decide(
     if worth < LEAST_PROMPTS:
         reason = f"too little data: {len(primary.gain)} prompts, worth {worth:.0f} of equal weight, are fewer than"
         return Verdict(False, [f"{reason} {LEAST_PROMPTS}"], figures)
-    against, in_favour = [], []
+    against: list[str] = []
+    in_favour: list[str] = []
     for holds, reason in (
         _beats_active(primary, candidates, figures),
         _beats_random(primary, candidates, figures),
