@@ -39,6 +39,11 @@ class Database:
         self.engine.dispose()
 
 
+def lock(session: Session, name: str) -> None:
+    """Take a named advisory lock until the transaction ends, once nobody else holds it."""
+    session.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
 def try_lock(session: Session, name: str) -> bool:
     """Take a named advisory lock until the transaction ends; False if another transaction holds it.
 

@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     learning: LearningSettings = LearningSettings()
     api_host: str = "127.0.0.1"  # loopback unless told otherwise
     api_port: int = Field(8080, ge=0, le=65535)
+    artifact_url: str | None = Field(None, repr=False)  # where router versions are: a directory, or s3://...
+    artifact_cache: Path | None = None  # a directory; None: in the user's cache directory
     database_url: SecretStr = SecretStr("postgresql+psycopg:///routebatch")
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
 

@@ -15,10 +15,19 @@ from routing_service.models.base import (
     Period,
     Reason,
     RequestState,
+    VersionState,
 )
 from routing_service.models.circuits import ModelCircuit
 from routing_service.models.files import ApiKey, File, FileChunk
-from routing_service.models.learning import Comparison, Evaluation, Feedback, FittedLengths, Rating, RouterVersion
+from routing_service.models.learning import (
+    Comparison,
+    Evaluation,
+    Feedback,
+    FittedLengths,
+    Promotion,
+    Rating,
+    RouterVersion,
+)
 from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
 from routing_service.models.work import Batch, Decision, Pump, Request, ScoreRange
 
@@ -49,6 +58,7 @@ __all__ = [
     "LedgerEntry",
     "ModelCircuit",
     "Period",
+    "Promotion",
     "Pump",
     "Rating",
     "Reason",
@@ -57,4 +67,5 @@ __all__ = [
     "RouterVersion",
     "ScoreRange",
     "TopUp",
+    "VersionState",
 ]

@@ -148,6 +148,8 @@ class ComparisonSource(enum.StrEnum):
 
 
 class VersionState(enum.StrEnum):
+    """candidate -> active <-> retired, or candidate -> retired."""
+
     CANDIDATE = "candidate"
     ACTIVE = "active"
     RETIRED = "retired"

@@ -93,16 +93,32 @@ class RouterVersion(Base):
     __tablename__ = "router_versions"
     id: Mapped[Id]
     method: Mapped[str]
-    artifact: Mapped[str]  # sha256 of the artifact: its name in the artifact store
+    artifact: Mapped[str] = mapped_column(unique=True)  # sha256 of the artifact: its name in the artifact store
     details: Mapped[dict[str, Any]] = mapped_column(JSONB)
     state: Mapped[VersionState] = mapped_column(pg_enum(VersionState, "version_state"), server_default="candidate")
     created_at: Mapped[Now]
     activated_at: Mapped[datetime | None]
     retired_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]  # when it could last not be loaded somewhere
+    failure: Mapped[str | None]
     __table_args__ = (
         Index("uq_router_versions_active", "state", unique=True, postgresql_where=text("state = 'active'")),
         CheckConstraint("artifact ~ '^[0-9a-f]{64}$'", name="artifact"),
+        CheckConstraint("(failed_at is null) = (failure is null)", name="failure"),
     )
+
+
+class Promotion(Base):
+    """A change of which router version is active: none from here on where it names none. Only added to."""
+
+    __tablename__ = "promotions"
+    id: Mapped[Id]
+    router_version_id: Mapped[int | None] = mapped_column(ForeignKey("router_versions.id"))
+    beneath_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"))  # what a rollback goes back to
+    rolled_back: Mapped[bool] = mapped_column(server_default=text("false"))
+    reason: Mapped[str]
+    created_at: Mapped[Now]
+    __table_args__ = (CheckConstraint("router_version_id is not null or rolled_back", name="version"),)
 
 
 class Evaluation(Base):

@@ -23,14 +23,13 @@ import numpy.typing as npt
 import orjson
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
+from routing_service.artifact_store import METADATA, TENSORS
 from routing_service.errors import ArtifactError
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
-TENSORS = "model.safetensors"
-METADATA = "metadata.json"
 MAX_TENSOR_BYTES = 1 << 36  # 64 GiB; an 8-billion-parameter model is 16
 MAX_METADATA_BYTES = 1 << 20
 NUMPY_TYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL", "C64"}
@@ -38,7 +37,7 @@ NUMPY_TYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I
 Array = npt.NDArray[Any]
 Tensors = dict[str, Any]  # numpy arrays or torch tensors, by name
 
-__all__ = ["Artifact", "ArtifactError", "Tensors", "kind_of", "read", "write"]
+__all__ = ["METADATA", "TENSORS", "Artifact", "ArtifactError", "Tensors", "kind_of", "read", "write"]
 
 
 class SavedTensors(Mapping[str, Array]):
