@@ -33,7 +33,8 @@ DETERMINISTIC, SHARED = "deterministic", ("batch", "key")  # values of `dedupe`:
 DEEPEST_JSON = 200  # what the JSON library can write again, with room to spare
 
 _LINE_KEYS = frozenset(("custom_id", "method", "url", "body", "routing"))
-_ROUTING_KEYS = frozenset(("model", "max_cost_usd"))
+_ROUTING_KEYS = frozenset(("model", "max_cost_usd", "priority"))
+NORMAL = 5  # the priority of a line that names none, from 0 to 9
 _THRESHOLD_ALIAS = re.compile(r"router-(.{1,60})-([01](?:\.[0-9]{1,15})?)")
 
 __all__ = ["AUTO", "ENDPOINT", "Line", "LineError", "parse_line", "prompt_text", "threshold_alias", "upstream_body"]
@@ -52,6 +53,7 @@ class Line:
     output_cap: int | None
     choices: int
     call: bytes | None = None  # `call_digest` of its body, where its answer may serve others as well
+    priority: int = NORMAL  # within its batch
 
 
 def parse_line(raw: bytes, settings: Settings, dedupe: str = "off") -> Line:
@@ -70,7 +72,7 @@ def parse_line(raw: bytes, settings: Settings, dedupe: str = "off") -> Line:
     alias: str = _required(body, "model", str, "a string", "body.model")
     pinned = resolve_model(alias, settings, "body.model")
     check_body(body)
-    routing_model, max_cost_nano = _routing(record.get("routing"), settings)
+    routing_model, max_cost_nano, priority = _routing(record.get("routing"), settings)
     return Line(
         custom_id=custom_id,
         body=orjson.dumps(body).decode(),
@@ -81,6 +83,7 @@ def parse_line(raw: bytes, settings: Settings, dedupe: str = "off") -> Line:
         output_cap=output_cap(body),
         choices=choices(body),
         call=call_digest(body) if dedupe in SHARED or (dedupe == DETERMINISTIC and is_deterministic(body)) else None,
+        priority=priority,
     )
 
 
@@ -170,10 +173,10 @@ def _check_target(record: dict[str, Any]) -> None:
         raise LineError("url_mismatch", f"url must be the batch's endpoint {ENDPOINT}, not {shown(url)}", "url")
 
 
-def _routing(routing: Any, settings: Settings) -> tuple[str | None, int | None]:
-    """The line's own routing: the model it is pinned to, and the most it may cost."""
+def _routing(routing: Any, settings: Settings) -> tuple[str | None, int | None, int]:
+    """The line's own routing: the model it is pinned to, the most it may cost, and its priority."""
     if routing is None:
-        return None, None
+        return None, None, NORMAL
     if type(routing) is not dict:
         raise LineError("unsupported_parameter", "routing must be an object", "routing")
     for key in routing.keys() - _ROUTING_KEYS:
@@ -184,7 +187,11 @@ def _routing(routing: Any, settings: Settings) -> tuple[str | None, int | None]:
         name = _required(routing, "model", str, "the name of a model", "routing.model")
         pinned = resolve_model(name, settings, "routing.model")
     cost = routing.get("max_cost_usd")
-    return pinned, None if cost is None else _max_cost(cost)
+    priority = NORMAL if routing.get("priority") is None else routing["priority"]
+    if type(priority) is not int or not 0 <= priority <= 9:
+        message = f"routing.priority must be a whole number from 0 to 9, not {shown(priority)}"
+        raise LineError("unsupported_parameter", message, "routing.priority")
+    return pinned, None if cost is None else _max_cost(cost), priority
 
 
 def _max_cost(value: Any) -> int:

@@ -34,6 +34,7 @@ class Planned:
     pinned: str | None = None
     max_cost_nano: int | None = None
     output_cap: int | None = 64
+    priority: int = 5
 
 
 def make_planned_batch(
@@ -82,6 +83,7 @@ def make_planned_batch(
         in_progress_at=now,
         planned_at=now,
         priority=priority,
+        line_priorities=sorted({request.priority for request in requests}, reverse=True) or [5],
     )
     session.add(batch)
     session.flush()
@@ -99,6 +101,7 @@ def _request(batch_id: str, line: int, planned: Planned, floor: int) -> Request:
         body=json.dumps(body | ({"max_tokens": planned.output_cap} if planned.output_cap else {})),
         pinned=planned.pinned,
         max_cost_nano=planned.max_cost_nano,
+        priority=planned.priority,
         input_bytes=len(json.dumps(body["messages"]).encode()),
         output_cap=planned.output_cap,
         state=RequestState.SCORED,

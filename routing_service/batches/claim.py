@@ -30,7 +30,6 @@ from routing_service.batches.claim_rows import (
     insert_decisions,
     lock_plan,
     mark_dispatching,
-    stopped_models,
 )
 from routing_service.batches.endings import HOMELESS, UNAFFORDABLE, mark_ended, mark_given_up
 from routing_service.batches.funds import Funds, lock_funds
@@ -44,6 +43,7 @@ from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
 from routing_service.batches.reuse import reuse_answers
 from routing_service.batches.settle import Result
+from routing_service.batches.stopped import stopped_models
 from routing_service.batches.suspects import Company
 from routing_service.batches.taking import Taking
 from routing_service.outcomes import Outcome

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
@@ -29,6 +29,7 @@ class Plan:
     batch_id: str
     api_key_id: str
     priority: int
+    line_priorities: tuple[int, ...]  # the highest first
     candidates: tuple[str, ...]  # the cheapest first
     mode: str
     damping: Damping | None
@@ -72,8 +73,8 @@ def hold_lease(session: Session, pump_id: int) -> None:
 def lock_plan(session: Session, batch_id: str) -> Plan | None:
     row = session.execute(
         text(
-            "select id, api_key_id, priority, candidates, options, unscored, cost_power, mean_extra_nano, shadow_price,"
-            " cut_line, floor_nano, floor_factor, probes, reserve_ratio, reserve_line,"
+            "select id, api_key_id, priority, line_priorities, candidates, options, unscored, cost_power,"
+            " mean_extra_nano, shadow_price, cut_line, floor_nano, floor_factor, probes, reserve_ratio, reserve_line,"
             " cost_factors is not null as is_corrected, router_version_id, purpose::text from batches where id = :id"
             " and state = 'in_progress' and planned_at is not null and paused is null and expires_at > now()"
             " for no key update"
@@ -86,6 +87,7 @@ def lock_plan(session: Session, batch_id: str) -> Plan | None:
         row.id,
         row.api_key_id,
         row.priority,
+        tuple(row.line_priorities),
         tuple(row.candidates),
         row.options.get("mode", "plan"),
         Damping(row.cost_power, tuple(row.mean_extra_nano)) if row.mean_extra_nano else None,
@@ -108,9 +110,10 @@ _UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
 _KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, coalesce(fallback, pinned) as pinned, fallback, max_cost_nano, input_bytes,
-       output_cap, choices, answers, win_rate, quality, ratio, floor_nano, attempts, losses, cost_nano,
+       output_cap, choices, priority, answers, win_rate, quality, ratio, floor_nano, attempts, losses, cost_nano,
        expected_cost_nano, call_digest, propensity, body
-from requests where batch_id = :id and state = 'scored' and (not_before is null or not_before <= now())
+from requests where batch_id = :id and state = 'scored' and priority = :priority
+  and (not_before is null or not_before <= now())
   and coalesce(coalesce(fallback, pinned) <> all(cast(:shut as text[])), true)
   and losses between :least and :most and {side}
 order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
@@ -118,7 +121,8 @@ order by {first}ratio {direction}, line {direction} limit :limit for update skip
 
 # By the order of the index: by `exists` the planner may read the whole table to find none.
 _ANY_UPGRADED = text(
-    f"select true from requests where batch_id = :id and state = 'scored' and {_UPGRADED} order by ratio limit 1"  # noqa: S608
+    f"select true from requests where batch_id = :id and state = 'scored' and priority = :priority and {_UPGRADED}"  # noqa: S608
+    " order by ratio limit :limit"
 )
 
 
@@ -131,40 +135,42 @@ def candidates(
     stopped: set[str],
     company: Company,
 ) -> list[Row[Any]]:
-    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model.
+    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model. Lines of a
+    higher priority come before all others.
 
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
     """
     shut = {*circuits.shut, *stopped}
-    if (
-        plan.purpose is not BatchPurpose.CLIENT
-    ):  # its models share one end: what waits for one is not to hide the others
+    if plan.purpose is not BatchPurpose.CLIENT:  # its models share one end: what waits for one must not hide the others
         shut |= {model for model, free in slots.items() if not free}
-    values = {"id": plan.batch_id, "price": plan.shadow_price, "cut": plan.cut_line, "shut": [*shut]}
-    values |= {"least": company.least_losses, "most": company.most_losses}
+    values = {"id": plan.batch_id, "shut": [*shut], "least": company.least_losses, "most": company.most_losses}
+    values |= {"price": plan.shadow_price, "cut": plan.cut_line}
     dearer = plan.dearer
     strong = min(bite, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
         first = "attempts, " if circuits.on_trial & set(dearer) else ""
         query = text(_ROWS.format(side=_UPGRADED, direction="desc", first=first))
-        rows += session.execute(query, values | {"limit": strong}).all()
+        rows += _by_priority(session, plan, query, values, strong)
     # The weak end also holds what is pinned to models outside the plan.
     weak = min(bite, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
-        if plan.reserve and not plan.probes and (rows or session.scalar(_ANY_UPGRADED, values)):
+        if plan.reserve and not plan.probes and (rows or _by_priority(session, plan, _ANY_UPGRADED, values, 1)):
             values |= {"price": plan.reserve.ratio, "cut": plan.reserve.line}
         first = "attempts, " if circuits.on_trial - set(dearer) else ""
         query = text(_ROWS.format(side=_KEPT, direction="asc", first=first))
-        rows += session.execute(query, values | {"limit": weak}).all()
+        rows += _by_priority(session, plan, query, values, weak)
+    return sorted(rows, key=lambda row: -row.priority)
+
+
+def _by_priority(session: Session, plan: Plan, query: TextClause, values: dict[str, Any], limit: int) -> list[Row[Any]]:
+    """At most `limit` rows: a query for each priority, since the index serves one after the other."""
+    rows: list[Row[Any]] = []
+    for priority in plan.line_priorities:
+        if len(rows) < limit:
+            rows += session.execute(query, {**values, "priority": priority, "limit": limit - len(rows)}).all()
     return rows
-
-
-def stopped_models(session: Session, settings: Settings) -> set[str]:
-    """Models that were billed above the bounds they still have: nothing they do is bounded, so nothing is sent."""
-    found = session.execute(text("select distinct model, bounds from attempts where cost_nano > reserved_nano"))
-    return {model for model, bounds in found if model in settings.models and settings.models[model].bounds == bounds}
 
 
 def insert_attempts(

@@ -62,7 +62,7 @@ def _chunks(database: Database, file_id: str) -> Generator[bytes]:
 def _rows(database: Database, batch_id: str) -> Generator[tuple[Line, int, int, int | None]]:
     """The unanswered lines of an ended batch, streamed likewise; with number, answers, and whose twin each is."""
     columns = (Request.custom_id, Request.body, Request.pinned, Request.max_cost_nano)
-    sizes = (Request.input_bytes, Request.output_cap, Request.choices, Request.call_digest)
+    sizes = (Request.input_bytes, Request.output_cap, Request.choices, Request.call_digest, Request.priority)
     query = (
         select(*columns, *sizes, Request.line, Request.answers, Request.twin_of)
         .where(Request.batch_id == batch_id, Request.state != RequestState.SUCCEEDED)

@@ -29,10 +29,11 @@ from routing_service.settings import Settings
 
 _COPY = (
     "copy requests (batch_id, line, custom_id, body, pinned, max_cost_nano, input_bytes, output_cap, choices,"
-    " floor_nano, twin_of, call_digest) from stdin"
+    " floor_nano, twin_of, call_digest, priority) from stdin"
 )
 _COUNT_ANSWERS = text(
-    "update requests q set answers = 1 + t.twins from (select twin_of, count(*) as twins from requests"
+    "update requests q set answers = 1 + t.twins, priority = greatest(q.priority, t.highest)"
+    " from (select twin_of, count(*) as twins, max(priority) as highest from requests"
     " where batch_id = :id and twin_of is not null group by twin_of) t where q.batch_id = :id and q.line = t.twin_of"
 )
 
@@ -111,6 +112,7 @@ def _row(batch: Batch, number: int, line: Line, floor_nano: int, first: int | No
         floor_nano,
         first,
         line.call if reusable else None,
+        line.priority,
     )
 
 
@@ -144,6 +146,7 @@ def _accept(session: Session, batch: Batch, intake: Intake) -> list[int]:
     batch.total = intake.total
     batch.duplicates = intake.duplicates
     batch.floor_nano = intake.floor_nano
+    batch.line_priorities = sorted(intake.priorities, reverse=True)
     batch.state = BatchState.IN_PROGRESS
     batch.in_progress_at = batch.announced_at = now
     return first_lines

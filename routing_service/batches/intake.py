@@ -30,6 +30,7 @@ class Intake:
     seen: dict[bytes, int] = field(default_factory=dict)  # digests: custom ids may be long
     asked: dict[bytes, int] = field(default_factory=dict)  # the first line of each call that may serve several
     duplicates: int = 0
+    priorities: set[int] = field(default_factory=set)
 
     def refuse(self, error: LineError, line: int | None = None) -> None:
         self.error_count += 1
@@ -67,6 +68,7 @@ class Intake:
     def count(self, line: Line, first: int | None) -> int:
         """Add the line to the sums; returns what the cheapest model that may answer it will probably cost: of a twin of
         line `first`, nothing."""
+        self.priorities.add(line.priority)
         if first is not None:
             self.duplicates += 1
             return 0

@@ -25,7 +25,10 @@ class Runnable:
 
 # Asked for by the order of the index, one row at a time: by `exists` the planner may read the whole table, if its
 # statistics are of a time when most of it waited.
-_WAITING = "select true from requests q where q.batch_id = b.id and q.state = 'scored'{and_} order by q.ratio limit 1"
+_WAITING = (
+    "select true from requests q where q.batch_id = b.id and q.state = 'scored'{and_}"
+    " order by q.priority, q.ratio limit 1"
+)
 _RUNNABLE = text(
     "select b.id, b.api_key_id, b.priority, b.created_at,"  # noqa: S608
     f" ({_WAITING.format(and_=' and (q.not_before is null or q.not_before <= now())')}) is not null as due,"

@@ -57,6 +57,7 @@ class Batch(Base):
     strong_input_price: Mapped[int] = mapped_column(BigInteger)  # nano-dollars a million tokens, for savings
     strong_output_price: Mapped[int] = mapped_column(BigInteger)
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="5")
+    line_priorities: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger), server_default="{5}")  # the highest first
     state: Mapped[BatchState] = mapped_column(BATCH_STATE)
     errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
     error_count: Mapped[int] = mapped_column(server_default="0")
@@ -153,6 +154,7 @@ class Request(Base):
     input_bytes: Mapped[int]  # UTF-8 bytes of serialised messages, tools and response format
     output_cap: Mapped[int | None]  # the client's own cap on a choice's tokens
     choices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="5")  # within its batch
     twin_of: Mapped[int | None]  # the line that is asked in this one's stead; this one ends as that one did
     answers: Mapped[int] = mapped_column(server_default="1")  # lines that its answer serves: its own and its twins
     call_digest: Mapped[bytes | None] = mapped_column(LargeBinary)  # where its answer may be reused, see batches.reuse
@@ -180,7 +182,7 @@ class Request(Base):
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         Index("uq_requests_custom_id", "batch_id", "custom_id", unique=True),
-        Index("ix_requests_claim", "batch_id", "ratio", "line", postgresql_where="state = 'scored'"),
+        Index("ix_requests_claim", "batch_id", "priority", "ratio", "line", postgresql_where="state = 'scored'"),
         Index("ix_requests_alone", "batch_id", postgresql_where="state = 'scored' and losses >= 2"),
         Index(
             "ix_requests_reuse",
@@ -190,6 +192,7 @@ class Request(Base):
         ),
         Index("ix_requests_reuse_age", "finished_at", postgresql_where="call_digest is not null"),
         CheckConstraint("line >= 1 and input_bytes >= 0 and choices >= 1 and attempts >= 0", name="bounds"),
+        CheckConstraint("priority between 0 and 9", name="priority"),
         CheckConstraint("(state = 'dispatching') = (pump_id is not null)", name="claimed"),
         CheckConstraint("state in ('queued', 'scored', 'dispatching') or finished_at is not null", name="finished"),
         CheckConstraint("state <> 'succeeded' or response is not null or twin_of is not null", name="answered"),

@@ -37,6 +37,25 @@ def test_clear_cases_are_claimed_before_marginal_ones(database: Database) -> Non
     assert sorted(ticket.line for ticket in got.tickets) == [2, 4]
 
 
+def test_lines_of_a_higher_priority_are_claimed_before_all_others(database: Database) -> None:
+    """Whichever end of the ranking they are at; the first of them is the first to get what money there is."""
+    dear, cheap = 1.5, 0.5
+    lines = [(dear, 5), (cheap, 5), (dear, 9), (cheap, 9), (9.0, 5), (0.1, 5), (dear, 0)]
+    batch_id = _plan(database, [Planned(ratio=ratio, priority=level) for ratio, level in lines], shadow_price=1.0)
+    settings = make_settings()
+    held = lease.open_lease(database, 30)
+
+    def claimed(slots: int) -> list[int]:
+        with database.transaction() as session:
+            free = dict.fromkeys(SLOTS, slots)
+            got = claim(session, settings, price_book(settings), held.pump_id, batch_id, free)
+        return [ticket.line for ticket in got.tickets]
+
+    assert claimed(1) == [3, 4]
+    assert claimed(2) == [5, 1, 6, 2]
+    assert claimed(9) == [7]
+
+
 def test_a_bite_reads_few_rows_however_many_there_are(database: Database) -> None:
     """Nothing was analyzed since the rows came: the planner knows nothing, as in a batch's first minute."""
     batch_id = _plan(database, [Planned()], shadow_price=0.5)

@@ -44,6 +44,13 @@ def test_later_lines_of_the_same_body_are_twins_of_the_first(database: Database)
     assert twins_of(database, lines("a", "b", "a", "a", "b", "c")) == [None, None, 1, 1, 2, None]
 
 
+def test_the_highest_priority_among_duplicates_counts(database: Database) -> None:
+    content = [line(1, "a"), line(2, "b"), line(3, "a", routing={"priority": 8})]
+    batch_id = ingested_batch(database, content, make_settings(), options=DETERMINISTIC)
+    assert [request.priority for request in requests_of(database, batch_id)] == [8, 5, 8]
+    assert batch_of(database, batch_id).line_priorities == [8, 5]
+
+
 def test_what_is_sent_and_its_terms_decide_what_is_a_duplicate(database: Database) -> None:
     same = [
         line(1, "a"),

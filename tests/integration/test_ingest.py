@@ -64,13 +64,15 @@ def test_a_valid_file_becomes_requests_and_ranges(database: Database) -> None:
 
 def test_what_a_line_says_is_stored(database: Database) -> None:
     body = chat_line()["body"] | {"max_tokens": 9, "n": 3, "user": "tab\tnewline\nbackslash\\ Grüße \\N"}
-    line = chat_line("id\t\n\\N", body=body, routing={"model": "strong", "max_cost_usd": "0.01"})
-    run(database, new_batch(database, [line]))
+    line = chat_line("id\t\n\\N", body=body, routing={"model": "strong", "max_cost_usd": "0.01", "priority": 7})
+    batch_id = new_batch(database, [line])
+    run(database, batch_id)
     with database.transaction() as session:
         request = session.scalars(select(Request)).one()
     assert orjson.loads(request.body) == body
     assert (request.custom_id, request.pinned, request.max_cost_nano) == ("id\t\n\\N", "strong", 10_000_000)
-    assert (request.output_cap, request.choices) == (9, 3)
+    assert (request.output_cap, request.choices, request.priority) == (9, 3, 7)
+    assert batch_of(database, batch_id).line_priorities == [7]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100, 10_000])

@@ -90,7 +90,7 @@ def test_a_continuation_has_the_key_options_and_metadata_of_its_batch_and_a_wind
 
 
 def test_lines_are_taken_over_as_they_are_but_for_what_became_of_them(api: Api, client: OpenAI) -> None:
-    lines = [chat_line("a"), chat_line("b", "Why?", routing={"model": "strong", "max_cost_usd": "0.5"})]
+    lines = [chat_line("a"), chat_line("b", "Why?", routing={"model": "strong", "max_cost_usd": "0.5", "priority": 3})]
     first = submit(client, lines)
     ingest(api.database, api.settings, price_book(api.settings), first)
     with api.database.transaction() as session:
@@ -101,7 +101,7 @@ def test_lines_are_taken_over_as_they_are_but_for_what_became_of_them(api: Api, 
     with api.database.transaction() as session:
         old = session.get_one(Request, (first, 2))
         new = session.get_one(Request, (second, 1))
-    for name in ("custom_id", "body", "pinned", "max_cost_nano", "input_bytes", "output_cap", "choices"):
+    for name in ("custom_id", "body", "pinned", "max_cost_nano", "input_bytes", "output_cap", "choices", "priority"):
         assert getattr(new, name) == getattr(old, name)
     assert (new.state, new.attempts, new.not_before, new.model, new.ratio) == ("queued", 0, None, None, None)
     assert new.floor_nano > 0

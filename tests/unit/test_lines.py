@@ -86,10 +86,24 @@ def test_a_lines_routing_pins_it_and_bounds_its_cost() -> None:
     assert parse(record(routing=None)).pinned is None
 
 
+def test_a_line_may_have_a_priority_of_its_own() -> None:
+    assert [parse(record(routing=given)).priority for given in ({"priority": 0}, {"priority": 9}, {}, None)] == [
+        0,
+        9,
+        5,
+        5,
+    ]
+
+
 @pytest.mark.parametrize(
     ("routing", "param"),
     [
-        ({"priority": 3}, "routing.priority"),
+        ({"priority": 10}, "routing.priority"),
+        ({"priority": -1}, "routing.priority"),
+        ({"priority": True}, "routing.priority"),
+        ({"priority": 3.0}, "routing.priority"),
+        ({"priority": "3"}, "routing.priority"),
+        ({"colour": 3}, "routing.colour"),
         ({"max_cost_usd": 0}, "routing.max_cost_usd"),
         ({"max_cost_usd": True}, "routing.max_cost_usd"),
         ({"max_cost_usd": "nan"}, "routing.max_cost_usd"),
