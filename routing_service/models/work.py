@@ -246,4 +246,4 @@ class Pump(Base):
     host: Mapped[str]
     pid: Mapped[int]
     started_at: Mapped[Now]
-    expires_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
