@@ -38,6 +38,7 @@ from routing_service.batches.pausing import (
     pause_for_key_budget,
     pause_for_models,
     pause_for_refusals,
+    pause_for_stops,
 )
 from routing_service.batches.planned_models import planned_models
 from routing_service.batches.probing import Probing, end_probing
@@ -94,7 +95,8 @@ def claim(
 ) -> Claim:
     """Claim at most a bite of `batch_id` for the free `slots` by model. `company`: None of a pump without suspects.
 
-    Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us.
+    Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us
+    or are stopped.
     Raises LeaseLostError if the pump's lease has run out.
     """
     hold_lease(session, pump_id)
@@ -118,9 +120,11 @@ def claim(
     if result.tickets:
         circuits.sent(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
     elif not (result.answered or result.waiting) and all(
-        free for model, free in slots.items() if model not in circuits.shut
+        free for model, free in slots.items() if model not in circuits.shut | stopped
     ):
         pause_for_refusals(session, plan.batch_id, circuits)
+        if not circuits.open:
+            pause_for_stops(session, plan.batch_id, stopped)
     return result
 
 

@@ -3,8 +3,9 @@
 `budget`: its money does not cover the next request. `key_budget`: a budget of its API key does not; the sweep resumes
 it when the key's next period begins, the limit is raised, or room came back. `model_removed`: a model of its plan is no
 longer configured; the sweep resumes it when the model is back. `model_refused`: what is left of it is for a model whose
-upstream refuses our calls; the sweep resumes it for a trial, and for good when one was answered. `approval`: it was
-made to show its plan. `client`: its client wants it so, see client_pause. What was answered stays.
+upstream refuses our calls; the sweep resumes it for a trial, and for good when one was answered. `model_stopped`: what
+is left of it is for a model that was billed above its bounds; the sweep resumes it when these are corrected.
+`approval`: it was made to show its plan. `client`: its client wants it so, see client_pause. What was answered stays.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service.batches.circuits import Circuits
+from routing_service.batches.stopped import stopped_models
 from routing_service.budgets import STANDING
 from routing_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BUDGET, KEY_BUDGET, APPROVAL, CLIENT = "budget", "key_budget", "approval", "client"
-MODEL_REMOVED, MODEL_REFUSED = "model_removed", "model_refused"
+MODEL_REMOVED, MODEL_REFUSED, MODEL_STOPPED = "model_removed", "model_refused", "model_stopped"
 AWAITS_APPROVAL = "This is a plan. Nothing of it is sent, and it costs nothing, until it is approved."
 
 
@@ -79,6 +81,16 @@ def pause_for_refusals(session: Session, batch_id: str, circuits: Circuits) -> N
         log.warning("batch %s is paused: it waits for %s", batch_id, ", ".join(row.model for row in refused))
 
 
+def pause_for_stops(session: Session, batch_id: str, stopped: set[str]) -> None:
+    """Pause a batch that a claim found nothing to send of, though no model is held back but those that are stopped."""
+    if not stopped or not session.scalar(_STANDS_STILL, {"id": batch_id}):
+        return
+    names = ", ".join(map(repr, sorted(stopped)))
+    reason = f"What is left waits for {names}: billed above the bounds of its calls, until its operator corrects them."
+    if _pause(session, batch_id, MODEL_STOPPED, reason):
+        log.warning("batch %s is paused: it waits for models that are stopped, %s", batch_id, names)
+
+
 # Nothing of it is in flight, and nothing will fall due.
 _STANDS_STILL = text(
     "select reserved_nano = 0 and exists (select from requests where batch_id = :id and state = 'scored')"
@@ -90,6 +102,16 @@ _STANDS_STILL = text(
 def resume_after_refusals(session: Session, settings: Settings) -> None:
     """Let batches go on that waited for a model which answers again, or may be asked whether it does."""
     shut = [row.model for row in Circuits.of(session, settings.models).refused() if not row.is_due]
+    _resume_unless_for(session, MODEL_REFUSED, shut)
+
+
+def resume_after_stops(session: Session, settings: Settings) -> None:
+    """Let batches go on that waited for a model whose bounds are corrected."""
+    _resume_unless_for(session, MODEL_STOPPED, sorted(stopped_models(session, settings)))
+
+
+def _resume_unless_for(session: Session, cause: str, shut: list[str]) -> None:
+    """Let batches go on that stand still for the cause, but for those that may have requests for models in `shut`."""
     session.execute(
         text(
             "update batches set paused = null, paused_reason = null where id in (select id from batches b"
@@ -98,7 +120,7 @@ def resume_after_refusals(session: Session, settings: Settings) -> None:
             " where q.batch_id = b.id and q.state = 'scored' and coalesce(q.fallback, q.pinned) = any(:shut)))"
             " order by id for no key update skip locked)"
         ),
-        {"cause": MODEL_REFUSED, "shut": shut},
+        {"cause": cause, "shut": shut},
     )
 
 

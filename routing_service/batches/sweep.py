@@ -11,7 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service import files
-from routing_service.batches.pausing import resume_after_refusals, resume_with_key_budgets, resume_with_models
+from routing_service.batches.pausing import (
+    resume_after_refusals,
+    resume_after_stops,
+    resume_with_key_budgets,
+    resume_with_models,
+)
 from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.reuse import forget_old_answers
 from routing_service.batches.runnable import runnable_batches
@@ -39,6 +44,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         resume_with_models(session, settings)
         resume_with_key_budgets(session)
         resume_after_refusals(session, settings)
+        resume_after_stops(session, settings)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)

@@ -213,14 +213,26 @@ def test_a_model_billed_above_its_bounds_stops_until_they_are_corrected(
         with database.transaction() as session:
             return claim(session, settings, PRICES, held.pump_id, batch_id, {"weak": 9, "strong": 9}).tickets
 
-    first = next(ticket for ticket in take(settings) if ticket.model == "strong")
-    usage = Usage(10, first.reserved_nano * 1_000_000 // first.price.output + 1)
-    outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=usage)
-    with database.transaction() as session:
-        result = first.result(outcome)
-        settle(session, [result], POLICY, random.Random(0))
+    def answer(ticket: Ticket, output: int) -> None:
+        outcome = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=Usage(10, output))
+        with database.transaction() as session:
+            settle(session, [ticket.result(outcome)], POLICY, random.Random(0))
+
+    def paused() -> tuple[str | None, str | None]:
+        with database.transaction() as session:
+            return tuple(session.execute(text("select paused, paused_reason from batches")).one())
+
+    cheap, dear = sorted(take(settings), key=lambda ticket: ticket.reserved_nano)
+    answer(dear, dear.reserved_nano * 1_000_000 // dear.price.output + 1)
     assert "model strong was billed above its bounds" in caplog.text
     assert take(settings) == []
+    assert paused() == (None, None)  # something of it is in flight
+    answer(cheap, 1)
+    assert take(settings) == []
+    sweep(database, settings, FakePublisher())
+    cause, reason = paused()
+    assert (cause, "'strong'" in str(reason)) == ("model_stopped", True)
     corrected = settings.models["strong"].model_copy(update={"overhead_tokens": 500})
     settings = settings.model_copy(update={"models": settings.models | {"strong": corrected}})
+    sweep(database, settings, FakePublisher())
     assert [ticket.model for ticket in take(settings)] == ["strong"]
