@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from routing_service.settings import Settings
 
 STOP_SECONDS = 10  # what a request in progress gets when the server is told to stop
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection: one that is closed as a call begins fails it
 SECRETS = re.compile(r"\brb-[\w-]{16,}|(?<=://)[^\s/@]+@")
 
 
@@ -45,6 +46,7 @@ def api(host: str | None, port: int | None) -> None:
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     finally:
         database.dispose()
