@@ -40,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     # routers: files on this machine
     "train": ("cli.train", "train", "Fit a router on labelled prompts."),
     "score": ("cli.score", "score", "Score a file of prompts with a router."),
+    "evaluate": ("cli.evaluate", "evaluate", "Measure routers on evaluation sets, side by side."),
+    "similarity": ("cli.similarity", "similarity", "Say how alike two sets of prompts are."),
     "calibrate": ("cli.calibrate", "calibrate", "Find the threshold for a wanted share of strong answers."),
     "explain": ("cli.explain", "explain", "Say why a router estimates what it does of a prompt."),
     "import-router": ("cli.import_router", "import_router", "Make a router of weights that RouteLLM published."),

@@ -49,13 +49,13 @@ def pair_options(command: Command) -> Command:
     return click.option("--weak", help="The weak model.")(command)
 
 
-def choose(wanted: str | None, strong: str | None, weak: str | None) -> Chosen:
+def choose(wanted: str | None, strong: str | None, weak: str | None, settings: Settings | None = None) -> Chosen:
     """The router of that name or in that directory, the configured one for None, and its pair."""
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
     if strong is not None and strong == weak:
         raise click.UsageError("--strong and --weak name the same model")
-    settings = read_settings()
+    settings = settings or read_settings()
     router = find_router(wanted, settings)
     if strong is not None and weak is not None:
         return Chosen(router, strong, weak)

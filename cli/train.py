@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.database import database_options
+from cli.decontamination import decontaminate, decontaminate_options
 from cli.method_options import parse_options
+from cli.training_sources import Source, load_sources
 
 if TYPE_CHECKING:
-    from cli.progress import Bars
     from routing_service.routers import Router
-    from routing_service.settings import Settings
     from training.comparisons import Comparisons
     from training.evaluation import Evaluation
-    from training.readers import Loaded
-
-LISTED = 10  # bad rows
-DATABASE = "db"
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")
 
 
 class MethodName(click.ParamType[str]):
@@ -37,15 +31,6 @@ class MethodName(click.ParamType[str]):
         if canonical(value) not in METHODS:
             self.fail(f"{value!r} is none of {', '.join(METHODS)}", param, ctx)
         return canonical(str(value))
-
-
-class Source(click.ParamType[Path | str]):
-    """A file of comparisons, or `db` for those of the database. (A file of that name is `./db`.)"""
-
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        return DATABASE if value == DATABASE else Path(str(FILE.convert(value, param, ctx)))
 
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
@@ -71,6 +56,7 @@ class Source(click.ParamType[Path | str]):
     show_default=True,
     help="Leave this share of the prompts out of the fit, and measure the router on it.",
 )
+@decontaminate_options
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
 )
@@ -85,6 +71,10 @@ def train(
     seed: int,
     pairs: tuple[str, ...],
     hold_out: float,
+    evaluation_sets: tuple[str, ...],
+    data: Path | None,
+    similarity: float | None,
+    encoder: str | None,
     output: Path,
     as_json: bool,
     state_dir: Path | None,
@@ -97,6 +87,7 @@ def train(
     """
     from cli.progress import progress_bars
     from cli.scoring import read_settings
+    from cli.train_report import name_bad_rows, print_report
     from routing_service.errors import RoutebatchError
     from training import methods
 
@@ -108,19 +99,22 @@ def train(
     settings = read_settings()
     try:
         with progress_bars() as bars:
-            loaded = _load([*sources, *more], strong, weak, state_dir, bars, settings)
-        _name_bad_rows(loaded)
-        fitted, held = _parts(loaded.comparisons, hold_out, seed, any_pair=chosen.any_pair)
+            loaded = load_sources([*sources, *more], strong, weak, state_dir, bars, settings)
+        name_bad_rows(loaded)
+        comparisons, left_out = decontaminate(loaded.comparisons, evaluation_sets, data, similarity, encoder, settings)
+        fitted, held = _parts(comparisons, hold_out, seed, any_pair=chosen.any_pair)
         with progress_bars() as bars:
             router = chosen.fit(fitted, seed=seed, options=options, settings=settings, progress=bars)
             figures = _figures(router, held, seed) if held is not None else None
             if not first_process():
                 return
+            if left_out is not None:
+                getattr(router, "metadata", {})["decontamination"] = left_out.as_dict()
             router.save(output)
     except (RoutebatchError, OSError) as error:
         raise click.ClickException(str(error)) from error
     result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
-    _report(result, loaded, router, figures, as_json)
+    print_report(result, loaded, left_out, router, figures, as_json)
 
 
 def first_process() -> bool:
@@ -132,28 +126,6 @@ def _check_output(output: Path) -> None:
     """Refuse before the fit what would be refused after it."""
     if output.is_dir() and any(output.iterdir()) and not (output / "metadata.json").is_file():
         raise click.UsageError(f"{output} holds something that is no router: name an empty or a new directory")
-
-
-def _load(
-    sources: list[Path | str],
-    strong: str | None,
-    weak: str | None,
-    state_dir: Path | None,
-    bars: Bars,
-    settings: Settings,
-) -> Loaded:
-    from training.readers import Collector, named_pair, read_files
-
-    into = Collector(named_pair(strong, weak))
-    read_files([source for source in sources if isinstance(source, Path)], into, bars)
-    if DATABASE in sources:
-        from cli.database import reading
-        from training.database import read_database
-
-        with reading(state_dir) as session:
-            cap = settings.learning.feedback_weight_per_key
-            read_database(session, into, bars, feedback_weight_per_key=cap)
-    return into.loaded()
 
 
 def _parts(
@@ -181,54 +153,3 @@ def _figures(router: Router, held: Comparisons, seed: int) -> Evaluation:
     labels = held.labels()
     strong, weak = held.pair or ("strong", "weak")
     return evaluate(router.win_rates(labels.prompts, strong, weak), labels.gain, seed=seed)
-
-
-def _name_bad_rows(loaded: Loaded) -> None:
-    for row in loaded.bad[:LISTED]:
-        click.echo(f"left out: {row}", err=True)
-    if loaded.counted["bad"] > LISTED:
-        click.echo(f"left out: {loaded.counted['bad'] - LISTED:,} more bad rows", err=True)
-
-
-def _report(result: dict[str, Any], loaded: Loaded, router: Router, figures: Evaluation | None, as_json: bool) -> None:
-    from cli.output import print_json, print_table
-
-    metadata: dict[str, Any] = getattr(router, "metadata", {})
-    if as_json:
-        bad = [{"file": row.file, "row": row.row, "reason": row.reason} for row in loaded.bad]
-        held_out = figures.as_dict() if figures else None
-        print_json({**result, "counted": loaded.counted, "bad": bad, "held_out": held_out, "metadata": metadata})
-        return
-    rows = [(name.replace("_", " "), f"{count:,}") for name, count in loaded.counted.items() if count or name == "bad"]
-    if (fitted_on := metadata.get("data", {}).get("rows")) is not None:
-        rows.append(("fitted on", f"{fitted_on:,}"))
-    if measured := metadata.get("metrics", {}).get("calibration"):
-        rows.append(("calibration", _calibration(measured)))
-    if figures is not None:
-        rows += [("held out", f"{figures.prompts:,}"), *_shown(figures)]
-    print_table(["router", str(result["output"])], rows, numeric=[str(result["output"])])
-
-
-def _calibration(measured: dict[str, Any]) -> str:
-    """What calibrating did to the squared error on the comparisons that the fit held out for it."""
-    if measured.get("error_before") is None:
-        return f"none: {measured['held_out']:,} held out are too few"
-    before, after, noise = (measured[name] for name in ("error_before", "error_after", "standard_error"))
-    verdict = "applied" if measured["applied"] else "not applied"
-    return f"{verdict}: error {before:.4f}, with it {after:.4f} ± {noise:.4f}, {measured['held_out']:,} held out"
-
-
-def _shown(figures: Evaluation) -> list[tuple[str, str]]:
-    """The figures as a table shows them; the interval and what chance would give stand beside APGR."""
-    values = figures.as_dict()
-    if figures.apgr is None:
-        values["apgr"] = "none: strong is no better on the held-out prompts"
-    rows = [(name.replace("_", " "), _figure(values[name])) for name in SHOWN if values[name] is not None]
-    for name in ("apgr_interval", "random_interval"):
-        if values[name] is not None:
-            rows.append((name.replace("_", " "), " to ".join(map(_figure, values[name]))))
-    return rows
-
-
-def _figure(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3f}"

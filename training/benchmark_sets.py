@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from training.benchmark import Benchmark
-from training.benchmark_tables import PAPER_PAIR, Prices, gsm8k, mmlu, mt_bench
+from training.benchmark_tables import PAPER_PAIR, Prices, found_tables, gsm8k, mmlu, mt_bench
 from training.comparisons import Comparisons, Pair
 from training.readers import load_comparisons
 from training.tables import DataError
 
 PAPER_PRICES: Prices = (24.7, 0.24)  # dollars a million tokens of strong and weak, as the paper estimates them
 COMPARISONS = "comparisons"
+COMPARISON_TABLES = ("comparisons.jsonl", "comparisons.csv")
 SETS = {"mmlu": mmlu, "gsm8k": gsm8k, "mt-bench": mt_bench}
 BENCHMARKS = (*SETS, COMPARISONS)
 
@@ -25,13 +26,14 @@ def load_benchmark(
 ) -> Benchmark:
     """The evaluation set of that name, one of BENCHMARKS.
 
-    `data` is the directory with its tables (`training.benchmark_tables` says which), for `comparisons` a file of them.
+    `data` is the directory with its tables (`training.benchmark_tables` says which); for `comparisons` also a file.
     `pair` names strong and weak where tables name models; None: the paper's two, of comparisons strong and weak.
     `usd_per_million`: their prices, for the costs of recorded answers. DataError: no such set or tables, a bad row.
     """
     if name == COMPARISONS:
         strong, weak = pair or (None, None)
-        loaded = load_comparisons([data], strong=strong, weak=weak)
+        paths = found_tables(data, name, COMPARISON_TABLES) if data.is_dir() else [data]
+        loaded = load_comparisons(paths, strong=strong, weak=weak)
         if loaded.bad:
             raise DataError(f"{loaded.bad[0]} ({loaded.counted['bad']} bad rows)")
         return from_comparisons(loaded.comparisons)

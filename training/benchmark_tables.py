@@ -9,6 +9,7 @@ Tables lie in the named directory or in a folder that is called after the set, p
 - mt-bench: `mt_bench_questions.csv` (`question_id, turn_1, turn_2`) and `mt_bench_scores.csv` (`question_id, model,
   score`, a row for each turn); or `question.jsonl` and `judgements.jsonl`. The first turn is routed; the quality is the
   mean of the judge's scores of both turns.
+- comparisons (any that training takes): `comparisons.jsonl` or `comparisons.csv`.
 
 Where RouteLLM's `contaminated_prompts.jsonl` lies beside a table, the prompts that it lists are left out, as RouteLLM's
 own evaluation does. An evaluation set is to be whole: one bad row is a DataError that names it.
@@ -51,7 +52,7 @@ def gsm8k(data: Path, pair: Pair, usd_per_million: Prices) -> Benchmark:
 
 def mt_bench(data: Path, pair: Pair, usd_per_million: Prices) -> Benchmark:
     (questions,), (scores,) = (
-        _found(data, "mt_bench", names, one=True)
+        found_tables(data, "mt_bench", names, one=True)
         for names in (("mt_bench_questions.csv", "question.jsonl"), ("mt_bench_scores.csv", "judgements.jsonl"))
     )
     turns = dict(read_rows(questions, _turns))
@@ -88,7 +89,7 @@ def contaminated(path: Path) -> set[str]:
     return set(read_rows(listed, lambda cells: text(cells.get("eval_prompt"), "eval_prompt")))
 
 
-def _found(data: Path, folder: str, patterns: Sequence[str], *, one: bool = False) -> list[Path]:
+def found_tables(data: Path, folder: str, patterns: Sequence[str], *, one: bool = False) -> list[Path]:
     """The files of the first pattern that any has, in `data` or in the set's own folder. DataError for none."""
     for directory in (data / folder, data):
         for pattern in patterns:
@@ -100,7 +101,7 @@ def _found(data: Path, folder: str, patterns: Sequence[str], *, one: bool = Fals
 
 def _outcomes(name: str, data: Path, patterns: Sequence[str], pair: Pair, usd_per_million: Prices) -> Benchmark:
     """Tables that say of each prompt how good the two answers are: 0 to 1, or true and false."""
-    paths = _found(data, name, patterns)
+    paths = found_tables(data, name, patterns)
     rows = [row for path in paths for row in read_rows(path, lambda cells: _outcome(cells, pair, usd_per_million))]
     known = [costs for *_, costs in rows if costs is not None]
     found = Benchmark(

@@ -27,14 +27,20 @@ PAIRED_DRAWS = 1000  # decisions hang on the lower end
 INTERVAL = (0.025, 0.975)  # 95 %
 
 
-def recovered(scores: npt.ArrayLike, gain: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """The curve: shares c from 0 to 1 and their PGR, a point for every distinct cut."""
+def routed(scores: npt.ArrayLike, gain: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """The curve of a ranking: shares c from 0 to 1, and the mean quality over that of all-weak, a point for every
+    distinct cut. It is defined whichever model is better."""
     score, value = _checked(scores, gain)
-    total = _gap(value)
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])  # the last row of each run of ties
-    share = np.r_[0.0, (ends + 1) / len(score)]
-    return share, np.r_[0.0, np.cumsum(value[order])[ends[:-1]] / total, 1.0]
+    return np.r_[0.0, (ends + 1) / len(score)], np.r_[0.0, np.cumsum(value[order])[ends] / len(score)]
+
+
+def recovered(scores: npt.ArrayLike, gain: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """The PGR curve: shares c from 0 to 1 and their PGR, a point for every distinct cut."""
+    _gap(_checked(scores, gain)[1])
+    share, quality = routed(scores, gain)
+    return share, quality / quality[-1]
 
 
 def apgr(scores: npt.ArrayLike, gain: npt.ArrayLike) -> float:
@@ -151,7 +157,7 @@ def evaluate(win_rates: npt.ArrayLike, gain: npt.ArrayLike, *, seed: int = 0) ->
     """All figures of win rates on labels."""
     rate, value = _checked(win_rates, gain)
     base = (len(rate), float(value.mean()), calibration_error(rate, value), brier(rate, value))
-    if not _has_gap(value):
+    if not has_gap(value):
         return Evaluation(*base)
     return Evaluation(
         *base,
@@ -163,6 +169,11 @@ def evaluate(win_rates: npt.ArrayLike, gain: npt.ArrayLike, *, seed: int = 0) ->
         random_interval=random_interval(value, seed=seed),
         oracle=oracle(value),
     )
+
+
+def has_gap(gain: Floats) -> bool:
+    """Whether strong is better than weak on the whole, so that there is something to recover."""
+    return float(gain.mean()) > LEAST_GAP
 
 
 def _checked(scores: npt.ArrayLike, gain: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -179,17 +190,13 @@ def _samples(gain: Floats, draws: int, seed: int) -> list[Rows]:
     _gap(gain)
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(len(gain), size=len(gain)) for _ in range(draws))
-    samples = [rows for rows in drawn if _has_gap(gain[rows])]
+    samples = [rows for rows in drawn if has_gap(gain[rows])]
     if not samples:
         raise ValueError("in no sample is strong better than weak")
     return samples
 
 
 def _gap(gain: Floats) -> float:
-    if not _has_gap(gain):
+    if not has_gap(gain):
         raise ValueError("strong is no better than weak here: there is no gap to recover")
     return float(gain.sum())
-
-
-def _has_gap(gain: Floats) -> bool:
-    return float(gain.mean()) > LEAST_GAP

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def sums(n: int, seed: int = 0) -> Labels:
 OUTCOMES = "prompt,strong_correct,weak_correct\n"  # the header of a table of outcomes
 
 
-def table(rows: list[list[Any]], delimiter: str = ",") -> str:
+def table(rows: Sequence[Sequence[object]], delimiter: str = ",") -> str:
     """The text of a CSV file."""
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter).writerows(rows)

@@ -78,7 +78,7 @@ def judged(question: int, strong: tuple[int, int], weak: tuple[int, int]) -> lis
 
 
 def test_mt_bench_routes_the_first_turn_and_scores_the_mean_of_both(tmp_path: Path) -> None:
-    questions = [["question_id", "category", "turn_1", "turn_2"], [81, "math", "first", "second"]]
+    questions: list[list[object]] = [["question_id", "category", "turn_1", "turn_2"], [81, "math", "first", "second"]]
     scores: list[list[object]] = [["question_id", "turn", "model", "score"], *judged(81, (10, 7), (1, 4))]
     write(tmp_path / "mt_bench_questions.csv", table(questions))
     write(tmp_path / "mt_bench_scores.csv", table(scores))

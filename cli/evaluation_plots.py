@@ -1,0 +1,85 @@
+"""The pictures of `routebatch evaluate`: quality against strong calls, quality against dollars, calibration."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from training.assessment import ORACLE, RANDOM, SHARES, Assessment, Line
+from training.dollars import blended
+
+SIZE, DPI = (7, 4.5), 130  # inches, dots an inch
+STYLES = {RANDOM: ("--", "grey"), ORACLE: (":", "black")}
+LONGEST_NAME = 40  # characters of a legend
+
+
+def draw(found: Assessment) -> dict[str, bytes]:
+    """PNG files by kind."""
+    kinds: dict[str, Callable[[Axes, Assessment], None]] = {
+        "strong-calls": _strong_calls,
+        "dollars": _dollars,
+        "calibration": _calibration,
+    }
+    return {kind: _png(found, drawn) for kind, drawn in kinds.items()}
+
+
+def _png(found: Assessment, drawn: Callable[[Axes, Assessment], None]) -> bytes:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn(axes, found)
+    axes.set_title(f"{found.benchmark.name}, {len(found.benchmark):,} prompts")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=DPI)
+    return out.getvalue()
+
+
+def _strong_calls(axes: Axes, found: Assessment) -> None:
+    for line in found.lines():
+        assert line.quality is not None
+        _plot(axes, line, 100 * SHARES, line.quality)
+    axes.set_xlabel("calls to the strong model, %")
+    axes.set_ylabel("quality")
+
+
+def _dollars(axes: Axes, found: Assessment) -> None:
+    """By the costs of the recorded answers; where none are known, by the share of strong calls at mean prices."""
+    for line in found.lines():
+        if line.dollars is not None:
+            _plot(axes, line, *line.dollars)
+        else:
+            assert line.quality is not None
+            _plot(axes, line, blended(SHARES, found.usd_per_million), line.quality)
+    known = found.benchmark.costs is not None
+    axes.set_xlabel(
+        "dollars for all prompts" if known else "dollars a million tokens, if all answers are of one length"
+    )
+    axes.set_ylabel("quality")
+
+
+def _calibration(axes: Axes, found: Assessment) -> None:
+    axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="calibrated")
+    for line in found.routers:
+        assert line.bins is not None
+        rate, outcome, prompts = line.bins.T
+        drawn = axes.plot(rate, outcome, label=_label(line.name))
+        axes.scatter(rate, outcome, s=10 + 200 * prompts / prompts.sum(), color=drawn[0].get_color(), alpha=0.6)
+    axes.set_xlabel("win rate")
+    axes.set_ylabel("outcome, ties as half")
+
+
+def _plot(axes: Axes, line: Line, x: object, y: object) -> None:
+    style, colour = STYLES.get(line.name, ("-", None))
+    axes.plot(x, y, linestyle=style, color=colour, label=_label(line.name))  # type: ignore[arg-type]
+
+
+def _label(name: str) -> str:
+    """A name as it is: matplotlib reads what stands between dollar signs as mathematics."""
+    short = name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}"
+    return short.replace("$", r"\$")

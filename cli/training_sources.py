@@ -1,0 +1,50 @@
+"""Where comparisons come from, for commands that take them: files, and the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.progress import Bars
+    from routing_service.settings import Settings
+    from training.readers import Loaded
+
+DATABASE = "db"
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Source(click.ParamType[Path | str]):
+    """A file of comparisons, or `db` for those of the database. (A file of that name is `./db`.)"""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        return DATABASE if value == DATABASE else Path(str(FILE.convert(value, param, ctx)))
+
+
+def load_sources(
+    sources: Sequence[Path | str],
+    strong: str | None,
+    weak: str | None,
+    state_dir: Path | None,
+    bars: Bars,
+    settings: Settings,
+) -> Loaded:
+    """The comparisons of all sources, files first. DataError, ClickException where one cannot be read."""
+    from training.readers import Collector, named_pair, read_files
+
+    into = Collector(named_pair(strong, weak))
+    read_files([source for source in sources if isinstance(source, Path)], into, bars)
+    if DATABASE in sources:
+        from cli.database import reading
+        from training.database import read_database
+
+        with reading(state_dir) as session:
+            cap = settings.learning.feedback_weight_per_key
+            read_database(session, into, bars, feedback_weight_per_key=cap)
+    return into.loaded()
