@@ -93,6 +93,13 @@ class DispatchSettings(Section):
     max_response_bytes: int = Field(32_000_000, ge=1)
     max_held_response_bytes: int = Field(512_000_000, ge=1)  # of all answers of one pump that are not settled yet
 
+    @model_validator(mode="after")
+    def _renew_in_time(self) -> DispatchSettings:
+        """A lease that runs out under a healthy pump has its calls charged in full and made again."""
+        if self.renew_s > self.lease_s / 2:
+            raise ValueError(f"renew_s ({self.renew_s:g}) is at most half of lease_s ({self.lease_s:g})")
+        return self
+
 
 class SweepSettings(Section):
     interval_s: float = Field(15, gt=0)

@@ -8,6 +8,7 @@ import pytest
 
 from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings, load_settings
+from tests.factories import make_settings
 
 MODEL = """
 [models.only]
@@ -48,3 +49,16 @@ def test_credentials_in_a_url_and_a_key_exclude_each_other(tmp_path: Path, monke
         _load(tmp_path, monkeypatch, "http://user:hidden@127.0.0.1:9/v1", "secret-key")
     assert "hidden" not in str(caught.value)
     assert "secret-key" not in str(caught.value)
+
+
+def test_what_a_killed_worker_had_is_taken_up_within_a_minute_unless_configured_otherwise() -> None:
+    settings = make_settings()
+    assert settings.dispatch.lease_s + settings.sweep.interval_s <= 60
+
+
+def test_a_lease_is_renewed_before_it_can_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTEBATCH_DISPATCH__LEASE_S", "12")
+    with pytest.raises(ConfigurationError, match=r"dispatch: .*renew_s \(10\) is at most half of lease_s \(12\)"):
+        load_settings()
+    monkeypatch.setenv("ROUTEBATCH_DISPATCH__RENEW_S", "4")
+    assert load_settings().dispatch.renew_s == 4
