@@ -11,7 +11,7 @@ import click
 from cli.database import database_options
 from cli.decontamination import decontaminate, decontaminate_options
 from cli.method_options import parse_options
-from cli.training_sources import Source, load_sources
+from cli.training_sources import Source, labelled_by_tier, load_sources
 
 if TYPE_CHECKING:
     from routing_service.routers import Router
@@ -47,6 +47,11 @@ class MethodName(click.ParamType[str]):
 @click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...")
 @click.option("--strong", help="The strong model's name in the data. Most methods need it where rows name models.")
 @click.option("--weak", help="The weak model's name in the data.")
+@click.option(
+    "--by-tier",
+    is_flag=True,
+    help="Of battles of many models: the two highest of ten tiers are strong, the third is weak. Names no pair.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
 @click.option(
@@ -68,6 +73,7 @@ def train(
     more: tuple[Path | str, ...],
     strong: str | None,
     weak: str | None,
+    by_tier: bool,
     seed: int,
     pairs: tuple[str, ...],
     hold_out: float,
@@ -83,7 +89,8 @@ def train(
 
     Files are CSV or JSON lines, plain or gzipped, in a form that is recognised by its columns: outcome tables (prompt,
     strong_correct, weak_correct), comparisons (prompt, model_a, model_b, outcome), Chatbot Arena, battles with a file
-    of their prompts, or scores (prompt, mixtral_score). Bad rows are left out, counted and named.
+    of their prompts, scores (prompt, mixtral_score) or ratings (prompt, model, score). Bad rows are left out, counted
+    and named.
     """
     from cli.progress import progress_bars
     from cli.scoring import read_settings
@@ -93,13 +100,19 @@ def train(
 
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
+    if by_tier and strong is not None:
+        raise click.UsageError("--by-tier makes the pair itself: name neither --strong nor --weak")
     chosen = methods.method(method)
     options = parse_options(chosen.options, pairs)
     _check_output(output)
     settings = read_settings()
     try:
         with progress_bars() as bars:
-            loaded = load_sources([*sources, *more], strong, weak, state_dir, bars, settings)
+            ratings = getattr(options, "on_ratings", False)
+            loaded = load_sources([*sources, *more], strong, weak, state_dir, bars, settings, ratings=ratings)
+        tiers: dict[str, Any] = {}
+        if by_tier:
+            loaded, tiers["tiers"] = labelled_by_tier(loaded)
         name_bad_rows(loaded)
         comparisons, left_out = decontaminate(loaded.comparisons, evaluation_sets, data, similarity, encoder, settings)
         fitted, held = _parts(comparisons, hold_out, seed, any_pair=chosen.any_pair)
@@ -114,7 +127,7 @@ def train(
     except (RoutebatchError, OSError) as error:
         raise click.ClickException(str(error)) from error
     result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
-    print_report(result, loaded, left_out, router, figures, as_json)
+    print_report(result | tiers, loaded, left_out, router, figures, as_json)
 
 
 def first_process() -> bool:

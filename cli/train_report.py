@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from training.evaluation import Evaluation
     from training.readers import Loaded
 
-LISTED = 10  # bad rows
+LISTED = 10  # bad rows, models of a tier
 SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")
 
 
@@ -44,6 +44,9 @@ def print_report(
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in loaded.counted.items() if count or name == "bad"]
     if left_out is not None:
         rows.append(("left out, in evaluation sets", _left_out(left_out)))
+    for name in ("strong", "weak") if "tiers" in result else ():
+        models = result["tiers"][name]
+        rows.append((f"{name} by tier", ", ".join(models[:LISTED]) + (", ..." if len(models) > LISTED else "")))
     if (fitted_on := metadata.get("data", {}).get("rows")) is not None:
         rows.append(("fitted on", f"{fitted_on:,}"))
     if measured := metadata.get("metrics", {}).get("calibration"):

@@ -34,8 +34,11 @@ def load_sources(
     state_dir: Path | None,
     bars: Bars,
     settings: Settings,
+    *,
+    ratings: bool = False,
 ) -> Loaded:
-    """The comparisons of all sources, files first. DataError, ClickException where one cannot be read."""
+    """The comparisons of all sources, files first; `ratings`: of the database those, not its comparisons. DataError,
+    ClickException where one cannot be read."""
     from training.readers import Collector, named_pair, read_files
 
     into = Collector(named_pair(strong, weak))
@@ -43,8 +46,20 @@ def load_sources(
     if DATABASE in sources:
         from cli.database import reading
         from training.database import read_database
+        from training.ratings import read_ratings
 
         with reading(state_dir) as session:
             cap = settings.learning.feedback_weight_per_key
-            read_database(session, into, bars, feedback_weight_per_key=cap)
+            (read_ratings if ratings else read_database)(session, into, bars, feedback_weight_per_key=cap)
     return into.loaded()
+
+
+def labelled_by_tier(loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
+    """The same, as labels of the pair that the models' tiers make, and which models those are."""
+    from dataclasses import replace
+
+    from training.tier_labels import by_tier
+
+    found = by_tier(loaded.comparisons)
+    counted = loaded.counted | {"used": len(found.comparisons), "other_models": found.rows - len(found.comparisons)}
+    return replace(loaded, comparisons=found.comparisons, counted=counted), found.as_dict()

@@ -2,11 +2,13 @@
 
 The loss is the cross-entropy at the next position over the label tokens alone. A forward pass reads the instructions
 once, and gradients flow back through their keys and values: the same gradient as if every row held them, for a fraction
-of the time. Rare labels weigh more, within bounds; the router's bias takes that back.
+of the time. Labels are evened out, by weights within bounds or by drawing fewer of the frequent ones; the router's
+bias takes back what that does to the probabilities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +21,25 @@ from routing_service.routers.causal_llm import Judge
 from routing_service.routers.causal_prompts import Form, PromptTokens
 from routing_service.routers.prefix_cache import last_hidden, prefill
 from training.comparisons import Comparisons
-from training.data import DataError
+from training.data import DataError, draw
 from training.schedule import Rows
 
 Vector = npt.NDArray[np.float64]
 
 LARGEST_WEIGHT = 4.0  # of a label, and the inverse of the least
 
-__all__ = ["JudgedExamples", "JudgedPrompts", "LabelModel", "Vector", "judged", "label_weights"]
+__all__ = [
+    "BALANCES",
+    "JudgedExamples",
+    "JudgedPrompts",
+    "LabelModel",
+    "Vector",
+    "balanced",
+    "judged",
+    "label_weights",
+]
+
+BALANCES = ("weights", "downsample", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,10 @@ class JudgedPrompts:
         """Those of the rows that are true."""
         prompts = [self.prompts[i] for i in np.flatnonzero(rows).tolist()]
         return JudgedPrompts(prompts, self.target[rows], self.outcome[rows], self.weight[rows])
+
+    def counts(self, labels: Sequence[str]) -> dict[str, float]:
+        """How many rows each label has; a row between two labels is some of both."""
+        return dict(zip(labels, self.target.sum(0).round(3).tolist(), strict=True))
 
 
 def judged(comparisons: Comparisons, form: Form) -> JudgedPrompts:
@@ -66,6 +83,32 @@ def judged(comparisons: Comparisons, form: Form) -> JudgedPrompts:
     distance = np.abs(place[:, None] - np.arange(len(form.labels)))
     prompts = [comparisons.prompts[i] for i in comparisons.prompt[rows].tolist()]
     return JudgedPrompts(prompts, np.maximum(1 - distance, 0), outcome, comparisons.weight[rows])
+
+
+def balanced(known: JudgedPrompts, wins: Sequence[float], how: str, seed: int) -> tuple[JudgedPrompts, Vector, Vector]:
+    """What is fitted on so that the frequent labels do not drown the others, what each label's part of the loss counts
+    for, and how much of each label is left or counted: its logarithm is what the labels' bias has to give back.
+
+    `weights`: rare labels count for more. `downsample`, as in Anyscale's tutorial: of the prompts that need the strong
+    model and of those that do not, the more are drawn down to the fewer, by the seed. `none`: as they are.
+    """
+    ones = np.ones(known.target.shape[1])
+    if how == "weights":
+        weights = label_weights(known)
+        return known, weights, weights
+    if how == "none":
+        return known, ones, ones
+    needs_strong = np.greater(wins, 0.5)
+    strong = known.target @ needs_strong >= 0.5
+    count = int(min(strong.sum(), (~strong).sum()))
+    if not count:  # one-sided: nothing to even out
+        return known, ones, ones
+    rank = np.array([draw(prompt, seed) for prompt in known.prompts], np.uint64)
+    kept = np.zeros(len(known), bool)
+    for side in (np.flatnonzero(strong), np.flatnonzero(~strong)):
+        kept[side[np.argsort(rank[side], kind="stable")[:count]]] = True
+    shares = [count / side.sum() for side in (~strong, strong)]
+    return known.take(kept), ones, np.where(needs_strong, shares[1], shares[0])
 
 
 def label_weights(known: JudgedPrompts) -> Vector:

@@ -1,7 +1,8 @@
 """Fitting the causal_llm router: a language model is fine-tuned to answer the instructions with the right label.
 
 All weights are trained, as published, or LoRA's alone, which are merged into the model's before it is saved; the rows
-of the label tokens always. They start as the rows of the letters or digits that the instructions name.
+of the label tokens always. They start as the rows of the letters or digits that the instructions name. Or those rows
+are all that is fitted (`training.causal_head`): what a small model and a CPU can do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from peft import LoraConfig, get_peft_model
 
@@ -23,29 +25,35 @@ from routing_service.routers.causal_prompts import FORMS, PromptTokens, Question
 from routing_service.settings import Settings
 from training.calibration import HOLD_OUT_SEED, calibrated
 from training.causal_base import load_base, plain_tokens, taken_apart
-from training.causal_examples import JudgedExamples, JudgedPrompts, LabelModel, Vector, judged, label_weights
+from training.causal_examples import BALANCES, JudgedExamples, JudgedPrompts, LabelModel, Vector, balanced, judged
+from training.causal_head import fit_head
 from training.comparisons import ROLES, Comparisons
 from training.data import DataError, draw
 from training.methods import Progress, silent
 from training.schedule import Schedule
 from training.torch_fitting import seeded, train
 
+ADAPTERS = ("auto", "head", "lora", "full")
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-6}  # the published one is that of full fine-tuning of 8 billion weights
 STORED = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
 class CausalLLMOptions:
-    """`learning_rate` 0: 2e-4 for LoRA, 1e-6 for full fine-tuning. `epochs` 0: the model as it is, calibrated."""
+    """`adapter` auto: head on a CPU, lora on CUDA. `learning_rate` 0: 2e-4 for LoRA, 1e-6 for full fine-tuning.
+    `epochs` 0: the model as it is, calibrated. `head` has no rate, steps or minibatches, but a penalty.
+    """
 
     base: str = "smollm2"  # a packaged model, a .gguf file, a directory, or a name on a hub
     form: str = "pairwise"  # pairwise: strong, tie, weak; scores: Anyscale's 1 to 5
-    adapter: str = "lora"  # lora or full
+    adapter: str = "auto"  # head (the label rows alone), lora or full
+    head_penalty: float = 1.0
     rank: int = 16
     learning_rate: float = 0.0
     epochs: float = 3.0
     max_steps: int = 2000
     minibatch: int = 8
+    balance: str = "weights"  # how the labels' imbalance is evened out: weights, downsample (as Anyscale does) or none
     forward_tokens: int = 2048  # of prompts that pass through the model at once: a minibatch may take several passes
     max_tokens: int = 2048  # of a row; longer prompts lose their middle
     weight_decay: float = 0.01
@@ -58,20 +66,28 @@ class CausalLLMOptions:
     stored: str = "bfloat16"  # or float32: the weights in the artifact
 
     def __post_init__(self) -> None:
-        choices: list[tuple[str, Collection[str]]] = [("form", FORMS), ("adapter", LEARNING_RATES), ("stored", STORED)]
+        choices: list[tuple[str, Collection[str]]] = [("form", FORMS), ("adapter", ADAPTERS), ("stored", STORED)]
+        choices.append(("balance", BALANCES))
         for name, known in [*choices, ("precision", get_args(Precision))]:
             if getattr(self, name) not in known:
                 raise DataError(f"{name} must be one of {', '.join(known)}")
         if not (1 <= self.rank <= 1024 and 32 <= self.max_tokens <= 131_072 and self.epochs >= 0):
             raise DataError("rank must be 1 to 1,024, max_tokens 32 to 131,072, epochs 0 or more")
+        if not 1e-6 <= self.head_penalty <= 1e6:
+            raise DataError("head_penalty must be 0.000001 to 1,000,000")
         if not 0 <= self.validation_share <= 0.5:
             raise DataError("validation_share must be 0 to 0.5")
         self.schedule()
 
+    @property
+    def on_ratings(self) -> bool:
+        """Whether it is ratings of the weak model's answers that a router of these options is fitted on."""
+        return self.form == "scores"
+
     def schedule(self) -> Schedule:
         """DataError for values that make no sense."""
         return Schedule(
-            learning_rate=self.learning_rate or LEARNING_RATES[self.adapter],
+            learning_rate=self.learning_rate or LEARNING_RATES["full" if self.adapter == "full" else "lora"],
             epochs=self.epochs or 1,
             max_steps=self.max_steps,
             minibatch=self.minibatch,
@@ -97,40 +113,52 @@ def fit(
     """
     form = FORMS[options.form]
     known = judged(comparisons, form)
-    held, kept = _split(known, options.validation_share, seed)
+    held = _held(known, options.validation_share, seed)
+    where = device.choose(settings.routing.device)
     judge, question = _base(options)
-    tokens = _tokens(judge, question)
-    weights = label_weights(kept) if options.epochs else np.ones(len(form.labels))
-    history: dict[str, Any] | None = None
-    if options.epochs:
-        judge, history = _tuned(judge, kept, held, tokens, weights, seed, options, settings, progress)
-    # What the labels' weights did to the logits is undone.
-    judge = replace(judge, bias=judge.bias.cpu() - torch.from_numpy(np.log(weights)))
-    judge = judge.moved(device.choose(settings.routing.device), STORED[options.stored])
     metadata: dict[str, Any] = {
         "seed": seed,
         "options": asdict(options),
         "data": {
             "fingerprint": comparisons.fingerprint(),
             "rows": len(known),
+            "labels": known.counts(form.labels),
             "sources": dict(Counter(comparisons.labels().source)),
         },
     }
+    adapter = options.adapter if options.adapter != "auto" else "lora" if where.type == "cuda" else "head"
+    history: dict[str, Any] | None = None
+    share = np.ones(len(form.labels))
+    kept, unseen, weights = known.take(~held), known.take(held), share
+    tokens = _tokens(judge, question)
+    if options.epochs and adapter != "head":
+        kept, weights, share = balanced(kept, form.wins, options.balance, seed)
+        tuned = replace(options, adapter=adapter)
+        judge, history = _tuned(judge, kept, unseen, tokens, weights, seed, tuned, where, progress)
+    # What evening the labels out did to the logits is undone.
+    judge = replace(judge, bias=judge.bias.cpu() - torch.from_numpy(np.log(share)))
+    judge = judge.moved(where, STORED[options.stored])
     router = CausalLLMRouter(judge, question, precision=options.precision, metadata=metadata)
-    with progress("calibrating", len(held)) as advance:
-        rates = router.raw_win_rates(held.prompts, [ROLES])[:, 0] if len(held) else np.empty(0)
-        advance(len(held))
-    router.calibration, measured = calibrated(rates, held.outcome, held.weight, seed=seed)
-    metadata["metrics"] = {"fit": history, "label_weights": weights.tolist(), "calibration": measured}
+    if options.epochs and adapter == "head":
+        how: dict[str, Any] = {"balance": options.balance, "penalty": options.head_penalty}
+        metadata["metrics"] = fit_head(router, known, held, **how, seed=seed, progress=progress)
+        return router
+    with progress("calibrating", len(unseen)) as advance:
+        rates = router.raw_win_rates(unseen.prompts, [ROLES])[:, 0] if len(unseen) else np.empty(0)
+        advance(len(unseen))
+    router.calibration, measured = calibrated(rates, unseen.outcome, unseen.weight, seed=seed)
+    fitted_on = {"rows": len(kept), "labels": kept.counts(form.labels)}
+    metadata["metrics"] = {"fit": history, "fitted_on": fitted_on, "label_weights": weights.tolist()}
+    metadata["metrics"]["calibration"] = measured
     return router
 
 
-def _split(known: JudgedPrompts, share: float, seed: int) -> tuple[JudgedPrompts, JudgedPrompts]:
-    """Held out and kept, by prompt; none held out where nothing else would be left to fit on."""
+def _held(known: JudgedPrompts, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which are held out, by prompt; none where nothing else would be left to fit on."""
     held = np.array([draw(prompt, seed + HOLD_OUT_SEED) < share * 2**64 for prompt in known.prompts], dtype=bool)
     if held.all():
         held[:] = False
-    return known.take(held), known.take(~held)
+    return held
 
 
 def _base(options: CausalLLMOptions) -> tuple[Judge, Question]:
@@ -156,7 +184,7 @@ def _tuned(
     weights: Vector,
     seed: int,
     options: CausalLLMOptions,
-    settings: Settings,
+    where: torch.device,
     progress: Progress,
 ) -> tuple[Judge, dict[str, Any]]:
     """The fine-tuned model, LoRA merged, and how it went."""
@@ -168,10 +196,8 @@ def _tuned(
             body = get_peft_model(body, config)
     model = LabelModel(body, judge, tokens.prefix)
     fitted, unseen = (JudgedExamples(part, tokens, weights) for part in (kept, held))
-    history = train(
-        model, fitted, unseen, options.schedule(), seed=seed, device=device.choose(settings.routing.device),
-        progress=progress, title="fitting causal_llm",
-    )  # fmt: skip
+    title = f"fitting {CausalLLMRouter.name}"
+    history = train(model, fitted, unseen, options.schedule(), seed=seed, device=where, progress=progress, title=title)
     if options.adapter == "lora":
         body = body.merge_and_unload()
     return replace(judge, body=body.eval().requires_grad_(False), labels=model.labels.detach()), history.as_dict()

@@ -11,6 +11,7 @@ Every form says for a prompt which of two answers is preferred: an outcome of 1 
   2: the second, soft between; 0: a tie).
 - scored, Anyscale's: `prompt, mixtral_score`, a judge's 1 to 5 for the weak model's answer, kept as the rating. From 4
   on the weak model is good enough (a tie, 0.5); below that the strong model's answer is taken to be preferred (1).
+- ratings: `prompt, model, score`, the same of answers whose model is named: those of the weak one count.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Cells = Mapping[str, Any]
@@ -34,7 +35,7 @@ _WORDS = {"true": 1.0, "false": 0.0}
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a row says: how much the answer of `pair[0]` is preferred over that of `pair[1]`; without a pair, strong's
-    over weak's. `rating` is a judge's 1 to 5 for weak's answer.
+    over weak's. `rating` is a judge's 1 to 5 for weak's answer, which the model `rated` gave where the row names it.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Reading:
     pair: tuple[str, str] | None = None
     weight: float = 1.0
     rating: float | None = None
+    rated: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,20 @@ def _alpaca(cells: Cells, prompts: Prompts) -> Reading:
     return Reading(text(cells.get("instruction"), "instruction"), 2 - preference if preference else 0.5, "judge", pair)
 
 
+def rating(cells: Cells, prompts: Prompts) -> Reading:
+    """A row of `ratings`, which the database has, too. ValueError with the reason where it cannot be used."""
+    source = cells.get("source") or "judge"
+    if source not in SOURCES:
+        raise ValueError(f"`source` is {str(source)[:40]!r}, not one of {', '.join(sorted(SOURCES))}")
+    return replace(_rated(cells, "score"), source=source, rated=text(cells.get("model"), "model"))
+
+
 def _scored(cells: Cells, prompts: Prompts) -> Reading:
-    score = number(cells.get("mixtral_score"), "mixtral_score", 1, 5)
+    return _rated(cells, "mixtral_score")
+
+
+def _rated(cells: Cells, column: str) -> Reading:
+    score = number(cells.get(column), column, 1, 5)
     outcome = 0.5 if score >= GOOD_ENOUGH else 1.0
     prompt = text(cells.get("prompt"), "prompt")
     return Reading(prompt, outcome, "judge", weight=_weight(cells), rating=score)
@@ -185,5 +199,6 @@ FORMS = (
         "outcomes", frozenset(("prompt", "strong_correct", "weak_correct")), _outcomes("strong_correct", "weak_correct")
     ),
     Form("scored", frozenset(("prompt", "mixtral_score")), _scored),
+    Form("ratings", frozenset(("prompt", "model", "score")), rating),
 )
 PROMPT_COLUMNS = frozenset(("prompt_id", "prompt"))

@@ -21,7 +21,7 @@ from training.methods import Progress, silent
 from training.tables import BadRow, DataError, Row, Table, opened
 
 MAX_NAMED = 1000  # bad rows; all of them are counted
-COUNTED = ("rows", "used", "bad", "other_models", "short_prompts", "same_model")
+COUNTED = ("rows", "used", "bad", "other_models", "other_ratings", "short_prompts", "same_model")
 STEP = 1024  # rows between two reports of progress
 NO_RATING = float("nan")
 
@@ -47,8 +47,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`bad` names at most the first 1,000. Of the `rows` counted, each is `used`, `bad`, `short_prompts` or
-    `same_model`; `other_models` are those of the used ones that are not about the pair, where one is named.
+    """`bad` names at most the first 1,000. Of the `rows` counted, each is `used`, `bad`, `short_prompts`,
+    `same_model` or `other_ratings` (of a model that is not the weak one); `other_models` are those of the used ones
+    that are not about the pair, where one is named.
     """
 
     comparisons: Comparisons
@@ -76,6 +77,9 @@ class Collector:
     _rated: bool = False
 
     def add(self, reading: Reading, cells: Cells = NO_CELLS) -> None:
+        if reading.rated is not None and reading.rated != self._weak(reading.rated):
+            self.counted["other_ratings"] += 1
+            return
         a, b = reading.pair or self.pair or ROLES
         self._prompt.append(self._prompts.setdefault(reading.prompt, len(self._prompts)))
         self._model_a.append(self._models.setdefault(a, len(self._models)))
@@ -91,11 +95,19 @@ class Collector:
         if len(self.bad) < MAX_NAMED:
             self.bad.append(row)
 
+    def _weak(self, rated: str) -> str:
+        """The weak model's name. DataError where nobody has said which it is."""
+        if self.pair is None and rated != ROLES[1]:
+            raise DataError(f"ratings of {rated[:80]!r} name their model: say which model is strong and which is weak")
+        return (self.pair or ROLES)[1]
+
     def loaded(self) -> Loaded:
         """DataError where no row could be used, or none is about a model of the pair."""
         comparisons = self._comparisons()
         if not len(comparisons):
             first = f"; the first: {self.bad[0]}" if self.bad else ""
+            if others := self.counted["other_ratings"]:
+                raise DataError(f"{others:,} ratings are of other models than the weak one{first}")
             raise DataError(f"no usable row among {self.counted['rows']}{first}")
         if self.pair is not None and not self._models.keys() >= set(self.pair):
             strong, weak = self.pair

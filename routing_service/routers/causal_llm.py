@@ -107,23 +107,25 @@ class CausalLLMRouter(PairwiseRouter):
             found[start : start + CHUNK] = self._chunk(prompts[start : start + CHUNK])
         return found
 
-    def _chunk(self, prompts: Sequence[str]) -> Probabilities:
+    def states(self, prompts: Sequence[str]) -> Tensor:
+        """What the model makes of each prompt at the position of its verdict, shape (prompts, hidden), float32, on the
+        CPU. ScoringError where a minibatch does not fit into memory."""
         rows = self.prompts.rows(prompts)
         body, prefix = self._ready
-        logits = torch.empty((len(rows), len(self._wins)), dtype=torch.float64)
+        found = torch.empty((len(rows), self.judge.labels.shape[1]))
         with torch.inference_mode():
             for minibatch in minibatches(rows, prefix, MINIBATCH_TOKENS[body.device.type]):
                 try:
                     hidden = last_hidden(body, [rows[i] for i in minibatch.rows], prefix, minibatch.shared)
                 except torch.OutOfMemoryError as error:
                     raise ScoringError(f"the {self.name} router needs more memory than the device has") from error
-                logits[minibatch.rows] = self._logits(hidden).double().cpu()
-        probabilities: Probabilities = logits.softmax(-1).numpy()
-        return probabilities
+                found[minibatch.rows] = hidden.float().cpu()
+        return found
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        labels, bias = self.judge.labels, self.judge.bias
-        return hidden.float() @ labels.to(hidden.device).float().T + bias.to(hidden.device).float()
+    def _chunk(self, prompts: Sequence[str]) -> Probabilities:
+        logits = self.states(prompts) @ self.judge.labels.float().cpu().T + self.judge.bias.float().cpu()
+        probabilities: Probabilities = logits.double().softmax(-1).numpy()
+        return probabilities
 
     def explain(self, prompt: str) -> dict[str, Any]:
         """What changes when a part of the prompt is gone, and the probability of each label."""

@@ -15,10 +15,13 @@ from sqlalchemy import event, insert
 
 from cli.main import main
 from routing_service.db import Database
-from routing_service.models import Comparison
+from routing_service.models import Comparison, Rating
 from routing_service.models.base import ComparisonSource
+from tests.factories import make_key
+from tests.unit.tiny_llm import save_tiny
 from training.database import ROWS, read_database
 from training.methods import METHODS
+from training.ratings import read_ratings
 from training.readers import Collector, Loaded, load_comparisons
 from training.tables import DataError
 
@@ -137,3 +140,59 @@ def test_models_that_the_database_does_not_know_are_named(database: Database) ->
     fill(database, map(row, range(10)))
     with pytest.raises(DataError, match=r"compares big with tiny. Most common: big / small \(10 rows\)"):
         read(database, weak="tiny")
+
+
+def rating(number: int, **changes: Any) -> dict[str, Any]:
+    """A judge's score of an answer: small does well on colours and badly on proofs, and most prompts are of colours."""
+    hard = number % 4 == 0
+    values = {
+        "digest": sha256(b"rating" + str(number).encode()).digest(),
+        "source": ComparisonSource.JUDGE,
+        "prompt": f"prove theorem {number} about rings" if hard else f"what colour is thing {number}?",
+        "model": "small",
+        "score": 1 + number % 3 if hard else 4 + number % 2,
+    }
+    return values | changes
+
+
+def rate(database: Database, rows: Iterable[dict[str, Any]]) -> None:
+    with database.transaction() as session:
+        session.execute(insert(Rating), list(rows))
+
+
+def test_ratings_of_the_weak_model_become_a_causal_router_of_five_labels(train: Any, database: Database) -> None:
+    rate(database, [rating(n) for n in range(80)] + [rating(900 + n, model="big") for n in range(5)])
+    fill(database, [row(1)])  # no rating: it is not read
+    options = {"form": "scores", "balance": "downsample", "base": save_tiny(Path("tiny"))}
+    options |= {"max_tokens": "512", "head_penalty": "0.01"}
+    chosen = [text for name, value in options.items() for text in ("--set", f"{name}={value}")]
+    result = train("--comparisons", "db", "--strong", "big", "--weak", "small", *chosen, method="causal_llm")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    counted = found["counted"]
+    assert (counted["rows"], counted["used"], counted["other_ratings"]) == (85, 80, 5)
+    assert found["metadata"]["data"]["labels"] == {"[[1]]": 7, "[[2]]": 7, "[[3]]": 6, "[[4]]": 20, "[[5]]": 40}
+    assert found["metadata"]["metrics"]["fitted_on"]["rows"] == 40
+    Path("in.txt").write_text("prove theorem 7 about rings\nwhat colour is thing 8?\n")
+    scored = CliRunner().invoke(main, ["score", "in.txt", "--router", "router"])
+    hard, easy = (float(line.split(",")[1]) for line in scored.stdout.splitlines()[1:])
+    assert hard > easy + 0.2
+
+
+def test_ratings_of_one_key_weigh_together_what_is_allowed(database: Database) -> None:
+    with database.transaction() as session:
+        key_id = make_key(session).id
+        votes = [rating(n, source=ComparisonSource.FEEDBACK, api_key_id=key_id) for n in range(8)]
+        session.execute(insert(Rating), [*votes, *[rating(n, api_key_id=None) for n in range(100, 102)]])
+    into = Collector(("big", "small"))
+    with database.transaction() as session:
+        read_ratings(session, into, feedback_weight_per_key=4)
+    assert into.loaded().comparisons.weight.tolist() == [0.5] * 8 + [1.0] * 2
+
+
+def test_without_ratings_of_the_weak_model_it_is_said_whose_there_are(database: Database) -> None:
+    rate(database, [rating(n) for n in range(3)])
+    with database.transaction() as session, pytest.raises(DataError, match=r"of tiny. Rated: small \(3\)"):
+        read_ratings(session, Collector(("big", "tiny")), feedback_weight_per_key=100)
+    with database.transaction() as session, pytest.raises(DataError, match="say which model is strong"):
+        read_ratings(session, Collector(), feedback_weight_per_key=100)

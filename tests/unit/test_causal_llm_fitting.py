@@ -16,7 +16,8 @@ from routing_service.routers.causal_prompts import PAIRWISE, SCORES, PromptToken
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import save_tiny, tiny_model, tiny_tokenizer
 from training.causal_base import load_base, plain_tokens, taken_apart
-from training.causal_examples import JudgedExamples, LabelModel, judged, label_weights
+from training.causal_examples import JudgedExamples, LabelModel, balanced, judged, label_weights
+from training.causal_head import regression
 from training.causal_llm import CausalLLMOptions, fit
 from training.comparisons import Comparisons
 from training.data import DataError, Labels
@@ -44,6 +45,7 @@ def separable() -> Comparisons:
 def fitted(base: str, data: Comparisons, seed: int = 0, **options: Any) -> CausalLLMRouter:
     values: dict[str, Any] = {
         "base": base,
+        "adapter": "lora",
         "epochs": 3,
         "learning_rate": 0.01,
         "max_tokens": 512,
@@ -63,6 +65,35 @@ def test_lora_learns_which_prompts_need_the_strong_model(base: str, tmp_path: Pa
     assert metrics["fit"]["best_loss"] < metrics["fit"]["curve"][0]["held_out"]
     assert router.metadata["data"]["rows"] == 48
     assert not any("lora" in name for name, _ in router.judge.body.named_modules())
+
+
+def test_label_rows_alone_learn_it_from_one_pass_and_that_is_what_a_cpu_fits(base: str, tmp_path: Path) -> None:
+    router = fitted(base, separable(), adapter="auto")
+    easy, hard = (router.win_rates(prompts, "strong", "weak") for prompts in (EASY, HARD))
+    assert hard.min() > easy.max()
+    untouched, _ = load_base(base)
+    tuned = dict(router.judge.body.named_parameters())
+    for name, parameter in untouched.base_model.named_parameters():
+        torch.testing.assert_close(tuned[name], parameter.bfloat16().float(), msg=name)
+    router.save(tmp_path / "router")
+    again = load_router(tmp_path / "router", Settings())
+    np.testing.assert_array_equal(again.win_rates(HARD, "strong", "weak"), hard)
+    assert router.metadata["metrics"]["fitted_on"]["rows"] == 48  # held-out prompts are fitted on in the end
+    assert router.metadata["metrics"]["calibration"]["held_out"] > 0
+
+
+def test_label_rows_are_where_the_penalised_loss_is_least() -> None:
+    draw = np.random.default_rng(0)
+    states = torch.from_numpy(draw.normal(2, 3, (40, 6)))
+    target = np.eye(3)[draw.integers(0, 3, 40)]
+    weight = draw.uniform(0.5, 2, 40)
+    labels, bias = regression(states, target, weight, 0.7)
+    logits = states @ labels.double().T + bias.double()
+    off = torch.from_numpy(weight[:, None]) * (logits.softmax(-1) - torch.from_numpy(target))
+    scale = states.std(0, correction=0) * 6**0.5
+    inputs = (states - states.mean(0)) / scale
+    slope = off.T @ inputs + 0.7 * labels.double() * scale
+    assert slope.abs().max() < 1e-3
 
 
 def test_full_fine_tuning_learns_it_too(base: str) -> None:
@@ -141,12 +172,15 @@ def test_rare_labels_weigh_more_within_bounds_and_the_bias_takes_it_back(base: s
     ],
 )
 def test_poor_data_give_a_router_that_still_gives_numbers(base: str, data: Comparisons) -> None:
-    rates = fitted(base, data, epochs=1).win_rates(["", *EASY[:3]], "strong", "weak")
-    assert ((rates >= 0) & (rates <= 1)).all()
+    for adapter in ("head", "lora"):
+        rates = fitted(base, data, epochs=1, adapter=adapter).win_rates(["", *EASY[:3]], "strong", "weak")
+        assert ((rates >= 0) & (rates <= 1)).all()
 
 
-def test_one_sided_data_give_a_router_that_says_so(base: str) -> None:
-    rates = fitted(base, comparisons(EASY, [1.0] * 24), validation_share=0.0).win_rates(EASY, "strong", "weak")
+@pytest.mark.parametrize("adapter", ["head", "lora"])
+def test_one_sided_data_give_a_router_that_says_so(base: str, adapter: str) -> None:
+    data = comparisons(EASY, [1.0] * 24)
+    rates = fitted(base, data, adapter=adapter, validation_share=0.0).win_rates(EASY, "strong", "weak")
     assert rates.min() > 0.8
 
 
@@ -166,7 +200,9 @@ def test_data_that_do_not_serve_are_refused(base: str) -> None:
         ({"adapter": "prefix"}, "adapter"),
         ({"precision": "half"}, "precision"),
         ({"stored": "float64"}, "stored"),
+        ({"balance": "upsample"}, "balance must be one of weights, downsample, none"),
         ({"rank": 0}, "rank"),
+        ({"head_penalty": 0}, "head_penalty"),
         ({"epochs": -1}, "epochs"),
         ({"validation_share": 0.9}, "validation_share"),
         ({"learning_rate": 7}, "learning_rate"),
@@ -200,3 +236,24 @@ def test_a_model_that_does_more_to_its_logits_is_refused() -> None:
 def test_the_method_can_be_named() -> None:
     assert method("causal_llm").options is CausalLLMOptions
     assert method("causal_llm").fit is fit
+
+
+def test_downsampling_leaves_as_many_good_answers_as_others_and_the_bias_gives_them_back(base: str) -> None:
+    data = comparisons([*EASY, *HARD[:6]], [0.0] * 24 + [1.0] * 6, [5.0, 4.0] * 12 + [1.0, 2.0, 3.0] * 2)
+    known = judged(data, SCORES)
+    kept, weights, share = balanced(known, SCORES.wins, "downsample", 3)
+    assert (len(kept), weights.tolist()) == (12, [1] * 5)
+    assert sum(prompt in HARD for prompt in kept.prompts) == 6
+    np.testing.assert_allclose(share, [1, 1, 1, 0.25, 0.25])
+    again, other = (balanced(known, SCORES.wins, "downsample", seed)[0].prompts for seed in (3, 4))
+    assert kept.prompts == again != other
+    router = fitted(base, data, form="scores", balance="downsample", epochs=0.25, validation_share=0.0)
+    np.testing.assert_allclose(router.judge.bias, -np.log(share), atol=1e-6)
+    assert router.metadata["data"]["labels"]["[[5]]"] == 12
+    assert router.metadata["metrics"]["fitted_on"]["rows"] == 12
+
+
+def test_one_sided_ratings_cannot_be_evened_out() -> None:
+    known = judged(comparisons(EASY, [0.0] * 24, [5.0] * 24), SCORES)
+    kept, _, share = balanced(known, SCORES.wins, "downsample", 0)
+    assert (len(kept), share.tolist()) == (24, [1] * 5)

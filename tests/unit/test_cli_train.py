@@ -295,3 +295,28 @@ def test_of_several_processes_that_fit_one_router_the_first_writes_it(monkeypatc
     monkeypatch.setenv("RANK", "0")
     assert train("--comparisons", outcomes(), "--output", "router").exit_code == 0
     assert Path("router", "metadata.json").is_file()
+
+
+def test_battles_become_labels_by_tier() -> None:
+    rows = [
+        {"prompt": f"{topic} in battle number {n}", "model_a": a, "model_b": b, "outcome": outcome}
+        for n in range(60)
+        for a, b, topic, outcome in (
+            ("first", "third", "prove the theorem", 1),
+            ("third", "second", "name a colour of the thing", 0.5),
+            ("second", "third", "prove the theorem", 1),
+            ("third", "last", "name a colour of the thing", 1 if n else 0),
+            ("first", "second", "name a colour of the thing", n % 2),
+        )
+    ]
+    Path("battles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = train("--comparisons", "battles.jsonl", "--by-tier", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (sorted(found["tiers"]["strong"]), found["tiers"]["weak"]) == (["first", "second"], ["third"])
+    assert (found["counted"]["used"], found["counted"]["other_models"]) == (180, 120)
+    assert "third" in train("--comparisons", "battles.jsonl", "--by-tier").stdout
+    hard, easy = scored("router", "prove the theorem", "name a colour of it")
+    assert float(hard.split(",")[1]) > float(easy.split(",")[1]) + 0.2
+    named = train("--comparisons", "battles.jsonl", "--by-tier", "--strong", "first", "--weak", "third")
+    assert (named.exit_code, "--by-tier" in named.output) == (2, True)

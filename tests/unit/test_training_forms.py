@@ -14,7 +14,7 @@ from training.data import DataError
 from training.forms import SOURCES
 from training.readers import load_comparisons
 
-NONE_LEFT_OUT = {"short_prompts": 0, "same_model": 0}
+NONE_LEFT_OUT = {"short_prompts": 0, "same_model": 0, "other_ratings": 0}
 LONG = "a prompt of more than sixteen characters"
 WINNERS = ["winner_model_a", "winner_model_b", "winner_tie"]
 Rows = list[list[Any]]
@@ -161,3 +161,17 @@ def test_alpaca_evals_annotations_are_battles_of_two_generators(tmp_path: Path) 
         "item 5: `preference` is 0.5, which is neither 0 nor within 1 and 2",
         "item 6: not a JSON object",
     ]
+
+
+def test_ratings_count_for_the_weak_model_alone(tmp_path: Path) -> None:
+    rows: Rows = [["prompt", "model", "score"], ["one", "small", 5], ["two", "small", 2], ["three", "big", 1]]
+    found = load(tmp_path, table([*rows, ["four", "small", 6]]), strong="big", weak="small")
+    assert found.comparisons.rating is not None
+    assert found.comparisons.rating.tolist() == [5, 2]
+    assert loaded_labels(found).gain.tolist() == [0, 1]
+    assert set(loaded_labels(found).source) == {"judge"}
+    assert (found.counted["used"], found.counted["other_ratings"], found.counted["bad"]) == (2, 1, 1)
+    with pytest.raises(DataError, match="say which model is strong"):
+        load(tmp_path, table(rows))
+    with pytest.raises(DataError, match="3 ratings are of other models"):
+        load(tmp_path, table(rows), strong="big", weak="other")
