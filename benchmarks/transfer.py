@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cli.method_options import parse_options
 from routing_service.routers import canonical
 from routing_service.settings import Settings
 from training.benchmark import Benchmark, Floats
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the directory with the set's tables")
     parser.add_argument("--methods", default="gain,similarity_weighted,matrix_factorization,ensemble")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", dest="pairs", action="append", default=[], metavar="METHOD.KEY=VALUE")
     options = parser.parse_args()
     data = load_comparisons(options.train, strong=options.strong, weak=options.weak).comparisons
     tested = load_benchmark(options.benchmark, options.data)
@@ -47,15 +49,19 @@ def main() -> None:
     for name in map(canonical, options.methods.split(",")):
         if name not in METHODS:
             parser.error(f"{name} is none of {', '.join(METHODS)}")
-        table.add_row(name, *figures([win_rates(name, data, tested, seed) for seed in range(options.seeds)], tested))
+        pairs = [pair.partition(".")[2] for pair in options.pairs if canonical(pair.partition(".")[0]) == name]
+        rates = [win_rates(name, pairs, data, tested, seed) for seed in range(options.seeds)]
+        table.add_row(" ".join([name, *pairs]), *figures(rates, tested))
     Console(width=160).print(table)
 
 
-def win_rates(name: str, data: Comparisons, tested: Benchmark, seed: int) -> Floats:
+def win_rates(name: str, pairs: list[str], data: Comparisons, tested: Benchmark, seed: int) -> Floats:
     """Of a router that is fitted on the prompts which the seed draws."""
     chosen = method(name)
     fitted, _ = data.split(SHARE, seed)
-    router = chosen.fit(fitted, seed=seed, options=chosen.options(), settings=Settings(), progress=silent)
+    router = chosen.fit(
+        fitted, seed=seed, options=parse_options(chosen.options, pairs), settings=Settings(), progress=silent
+    )
     return router.win_rates(tested.prompts, *(data.pair or ROLES)).astype(float)
 
 

@@ -104,16 +104,17 @@ class Assessment:
 def assess(
     benchmark: Benchmark, win_rates: Mapping[str, npt.ArrayLike], usd_per_million: Prices, *, seed: int = 0
 ) -> Assessment:
-    """The figures of routers by name; their win rates have shape (n,). The others are compared with the first."""
+    """The figures of routers by name, whose win rates have shape (n,). The others are compared with the first, which
+    there must be."""
     gain = benchmark.gain
     rates = {name: np.asarray(found, float) for name, found in win_rates.items()}
-    first = next(iter(rates.values()), None)
+    first = next(iter(rates))
     routers = []
     for name, found in rates.items():
         line = _ranked(name, found, benchmark, usd_per_million, seed)
-        compared = found is not first and first is not None and has_gap(gain)
-        difference = paired_interval(found, first, gain, seed=seed) if compared and first is not None else None
-        routers.append(replace(line, difference=difference))
+        if name != first and has_gap(gain):
+            line = replace(line, difference=paired_interval(found, rates[first], gain, seed=seed))
+        routers.append(line)
     return Assessment(
         benchmark,
         usd_per_million,

@@ -80,6 +80,17 @@ def test_comparisons_of_the_database_become_a_router(train: Any, database: Datab
     assert hard > easy + 0.2
 
 
+def test_routers_are_evaluated_on_comparisons_of_the_database(train: Any, database: Database) -> None:
+    fill(database, map(row, range(60)))
+    models = ("--strong", "big", "--weak", "small")
+    sets = ("evaluate", "--router", "random", "--benchmark", "comparisons", "--data", "db", *models, "--json")
+    result = CliRunner().invoke(main, sets)
+    assert result.exit_code == 0, result.output
+    (measured,) = json.loads(result.stdout)["benchmarks"]
+    assert (measured["prompts"], measured["all_strong"]) == (60, 0.75)
+    assert measured["oracle"]["apgr"] == pytest.approx(0.75)
+
+
 def test_they_are_the_same_comparisons_as_from_a_file(database: Database, tmp_path: Path) -> None:
     rows = [row(n, outcome=n % 5 / 4, weight=n + 0.5) for n in range(40)]
     fill(database, rows)
