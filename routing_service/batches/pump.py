@@ -35,8 +35,7 @@ from routing_service.upstream import AnswerMemory, Upstreams
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # how long a blocked or idle pump waits before it looks again
 PACE_S = 0.02  # between rounds, so that a bite is worth its transaction
-LIST_S = 0.1  # how old a list of batches may be, unless a round brings FEW calls: then who came since is seen at once
-FEW = 16
+LIST_S, ALL_SLOTS = 0.1, 256  # how old a list may be that still has something to claim: the less, the fewer slots
 
 
 class Pump:
@@ -98,9 +97,10 @@ class Pump:
         until = time.monotonic() + seconds
         idle_since: float | None = None
         found, listed_at, claimed = list[Runnable](), 0.0, 0
+        fresh_s = LIST_S * min(1.0, self._settings.dispatch.max_in_flight / ALL_SLOTS)
         while (now := time.monotonic()) < until and not self._stopping() and not settling.done():
             self._lease.check()
-            if claimed < FEW or now - listed_at > LIST_S:
+            if not claimed or now - listed_at > fresh_s:
                 found, listed_at = await lease.steadily(self._lease, lambda: runnable_batches(self._database)), now
             batches = [batch for batch in found if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
