@@ -48,7 +48,7 @@ def reading(state_dir: Path | None) -> Iterator[Session]:
 
 def find_database(state_dir: Path | None) -> str:
     """The URL: of the directory given, else of the configuration, else of the default directory's stack."""
-    if state_dir is None and (configured := _configured()):
+    if state_dir is None and (configured := configured_database()):
         return configured
     from deploy.errors import StackError
     from deploy.layout import StateDir
@@ -66,7 +66,7 @@ def find_database(state_dir: Path | None) -> str:
     return str(found)
 
 
-def _configured() -> str | None:
+def configured_database() -> str | None:
     """The database that the environment or routebatch.toml names; the models in it are no concern of a report."""
     from pydantic import ValidationError
 

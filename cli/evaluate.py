@@ -37,7 +37,7 @@ class Data(click.ParamType[Path | str]):
     "wanted",
     multiple=True,
     metavar="DIR|NAME",
-    help="A directory that `train` wrote, or a router's name; may be repeated. Default: the configured one.",
+    help="A directory that `train` wrote, a router's name or version; may be repeated. Default: the configured one.",
 )
 @click.option("--benchmark", "names", type=click.Choice(SETS), multiple=True, required=True, help="May be repeated.")
 @click.option(

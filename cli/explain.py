@@ -35,7 +35,7 @@ def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        _print(str(found.get("router", "router")), found)
+        print_object(str(found.get("router", "router")), found)
 
 
 def _stdin() -> str:
@@ -48,7 +48,7 @@ def _stdin() -> str:
         raise click.ClickException(f"the prompt is no UTF-8: byte 0x{data[error.start]:02x}") from error
 
 
-def _print(title: str, values: dict[str, Any]) -> None:
+def print_object(title: str, values: dict[str, Any]) -> None:
     """Single figures in one table; a table for every list of objects; what is nested below them."""
     from cli.output import print_table
 
@@ -58,7 +58,7 @@ def _print(title: str, values: dict[str, Any]) -> None:
     for key, value in values.items():
         name = f"{title}: {key.replace('_', ' ')}"
         if isinstance(value, dict):
-            _print(name, value)
+            print_object(name, value)
         elif _nested(value):
             _print_list(name, value)
 
@@ -68,7 +68,7 @@ def _print_list(title: str, items: list[dict[str, Any]]) -> None:
 
     if any(_nested(value) for item in items for value in item.values()):
         for number, item in enumerate(items, 1):
-            _print(f"{title} {number}: {item['router']}" if "router" in item else f"{title} {number}", item)
+            print_object(f"{title} {number}: {item['router']}" if "router" in item else f"{title} {number}", item)
         return
     columns = list(dict.fromkeys(key for item in items for key in item))
     numeric = [key for key in columns if all(isinstance(item.get(key, 0), int | float) for item in items)]

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("cli.models", "models", "Models that cannot be used now."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
     "comparisons": ("cli.comparisons", "comparisons", "Collect preferences: import, export, count."),
+    "routers": ("cli.routers", "routers", "Router versions: list, show, register, promote, roll back, compare."),
     "prune": ("cli.prune", "prune", "Remove old uploads."),
     "report": ("cli.report", "report", "Cost reports."),
     # routers: files on this machine

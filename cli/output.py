@@ -91,6 +91,8 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
         if routing.get(f"{name}_reason"):
             rows.append((f"why {name}", routing[f"{name}_reason"]))
     rows += [(name.replace("_", " "), routing[name]) for name in ("continues", "continued_by") if routing.get(name)]
+    if routing.get("router_version") is not None:
+        rows.append(("router", routing["router"]))
     models = routing.get("models") or {}
     answered = sum(models.values())
     rows += [(f"by {model}", share(count, answered)) for model, count in sorted(models.items())]

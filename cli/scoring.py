@@ -38,8 +38,10 @@ class Chosen:
 
 
 def router_option(command: Command) -> Command:
-    text = "A directory that `train` wrote, or a router's name. Default: the configured one."
-    return click.option("--router", "wanted", help=text)(command)
+    text = (
+        "A directory that `train` wrote, a router's name, or a router version (12, version-12; auto: the active one)."
+    )
+    return click.option("--router", "wanted", help=f"{text} Default: the configured one; without any, gain.")(command)
 
 
 def pair_options(command: Command) -> Command:
@@ -73,10 +75,14 @@ def read_settings() -> Settings:
         raise click.ClickException(f"the configuration is wrong, `routebatch doctor` says where: {error}") from error
 
 
-def find_router(wanted: str | None, settings: Settings | None = None) -> Router:
-    """The router of that name or in that directory; the configured one for None."""
+def find_router(wanted: str | None, settings: Settings | None = None, state_dir: Path | None = None) -> Router:
+    """The router of that name or in that directory; the configured one for None, which asks no database of `auto`.
+
+    `state_dir`: whose versions are meant, as of the operator commands.
+    """
     from cli.progress import spinner
-    from routing_service.routers import METHODS, canonical, load_router, make_router, router_names
+    from cli.versions import load_active, load_version, number_of
+    from routing_service.routers import AUTO, METHODS, canonical, load_router, make_router, router_names
 
     settings = settings or read_settings()
     name = wanted or settings.routing.router
@@ -84,6 +90,10 @@ def find_router(wanted: str | None, settings: Settings | None = None) -> Router:
     with spinner(f"loading the router {name}"):
         if canonical(name) not in names and Path(name).is_dir():
             return load_router(Path(name), settings)
+        if (number := number_of(name)) is not None:
+            return load_version(number, state_dir)
+        if wanted == AUTO:
+            return load_active(state_dir)
         if canonical(name) in (*METHODS, *names):
             return make_router(name, settings)
     raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")

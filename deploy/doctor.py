@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy import binaries
 from deploy.checks import Check, check
 from deploy.configuration import check_config, find_config
-from deploy.doctor_routing import routing_checks
+from deploy.doctor_routing import routing_checks, version_in_force
 from deploy.errors import StackError
 from deploy.isolation import isolation
 from deploy.layout import StateDir
@@ -36,6 +36,8 @@ def examine(state: StateDir, config: Path | None) -> list[Check]:
         return [*checks, Check("stack", None, f"none runs in {state.root}: start it with `routebatch up`")]
     database = os.environ.get("ROUTEBATCH_DATABASE_URL") or stack["database_url"]
     checks.append(check("database", lambda: _database(database)))
+    if checks[-1].ok:
+        checks.append(check("router version", lambda: version_in_force(database)))
     if broker := os.environ.get("ROUTEBATCH_BROKER_URL") or stack.get("broker_url"):
         checks.append(check("broker", lambda: _broker(broker)))
     return [*checks, *_processes(state)]

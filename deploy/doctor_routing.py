@@ -40,13 +40,39 @@ def _torch() -> Check:
 
 def _router(settings: Settings) -> str:
     """The default router can be named; ones that are configured are loaded for a line of their own."""
-    from routing_service.routers import DEFAULT_ARTIFACT, canonical, check_name
+    from routing_service.routers import AUTO, DEFAULT_ARTIFACT, canonical, check_name
+    from routing_service.versions import version_number
 
     name = canonical(settings.routing.router)
     check_name(name, settings, "routing.router")
     if name in settings.routing.artifacts:
         return f"{name}, from {settings.routing.artifacts[name]}"
-    return f"random, seed {settings.routing.seed}" if name == "random" else _artifact(DEFAULT_ARTIFACT, settings)
+    if name == "random":
+        return f"random, seed {settings.routing.seed}"
+    if version_number(name) is not None:
+        return f"{name}, from the artifact store"
+    built_in = _artifact(settings.routing.artifacts.get("gain", DEFAULT_ARTIFACT), settings)
+    return f"the active router version, else {built_in}" if name == AUTO else built_in
+
+
+def version_in_force(database_url: str) -> str:
+    """Which router version is active. StackError where it could not be loaded: then an older router serves."""
+    from deploy.errors import StackError
+    from routing_service.db import Database
+    from routing_service.versions import active, version_name
+
+    database = Database(database_url, pool_size=1)
+    try:
+        with database.transaction() as session:
+            version = active(session)
+    finally:
+        database.dispose()
+    if version is None:
+        return "none is active: the built-in router serves"
+    name = f"{version_name(version.id)} ({version.method})"
+    if version.failure is not None:
+        raise StackError(f"{name} could not be loaded at {version.failed_at:%Y-%m-%d %H:%M %Z}: {version.failure}")
+    return f"{name}, active since {version.activated_at:%Y-%m-%d %H:%M %Z}"
 
 
 def _artifact(path: Path, settings: Settings) -> str:

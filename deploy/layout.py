@@ -129,6 +129,11 @@ class StateDir:
         return self.root / "logs"
 
     @property
+    def artifacts(self) -> Path:
+        """The artifact store, unless another one is configured."""
+        return self.root / "artifacts"
+
+    @property
     def temporary(self) -> Path:
         """The processes' temporary files: what a killed one leaves is removed with it when the stack stops."""
         return self.root / "tmp"

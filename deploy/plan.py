@@ -71,13 +71,14 @@ class Plan:
             "flower_password": self.flower_password,
             "database_url": self.database_url,
             "broker_url": self.broker_url,
+            "artifact_url": self.env["ROUTEBATCH_ARTIFACT_URL"],
         }
 
 
 def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> Plan:
     """Decide everything; raises StackError for a missing configuration or a taken port."""
     config = find_config(options.config, state)
-    check_config(config)
+    settings = check_config(config)
     servers: list[Server] = []
     database_url, broker_url = caller.get("ROUTEBATCH_DATABASE_URL"), caller.get("ROUTEBATCH_BROKER_URL")
     if not database_url:
@@ -98,6 +99,9 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
         "ROUTEBATCH_CONFIG": str(config),
         "ROUTEBATCH_DATABASE_URL": database_url,
         "ROUTEBATCH_BROKER_URL": broker_url,
+        "ROUTEBATCH_ARTIFACT_URL": caller.get("ROUTEBATCH_ARTIFACT_URL")
+        or settings.artifact_url
+        or str(state.artifacts),
         "ROUTEBATCH_API_HOST": host,
         "ROUTEBATCH_API_PORT": str(port),
         "FLOWER_ADDRESS": LOOPBACK,

@@ -52,6 +52,7 @@ _ROUTING = _concat(
     _json("d.gain"),
     """',"reason":'""",
     _json("q.reason"),
+    """case when d.router_version_id is null then '' else ',"router_version":' || d.router_version_id end""",
     """',"cost_usd":"'""",
     _COST_USD,
     """'"}'""",
@@ -98,7 +99,7 @@ _ERROR_LINE = _concat(
 # Of a twin, the line that was asked in its stead. The limit keeps the planner from joining the whole batch with itself.
 _FIRST = """left join lateral (select f.response, f.win_rate from requests f
  where f.batch_id = q.batch_id and f.line = q.twin_of limit 1) f on true"""
-_DECISION = """left join lateral (select d.gain from decisions d where d.batch_id = q.batch_id
+_DECISION = """left join lateral (select d.gain, d.router_version_id from decisions d where d.batch_id = q.batch_id
  and d.line = coalesce(q.twin_of, q.line) order by d.number desc limit 1) d on true"""
 
 

@@ -27,7 +27,7 @@ class RoutingSettings(Section):
     candidates: tuple[str, ...] = ()  # cheapest first
     strong: str | None = None
     weak: str | None = None
-    router: str = "gain"
+    router: str = "auto"  # the active router version, else gain
     artifacts: dict[str, Path] = Field({})  # fitted routers by the name that batches give
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where it is there
     seed: int = 0
@@ -38,6 +38,13 @@ class RoutingSettings(Section):
             raise ValueError("strong and weak are named together")
         if self.strong is not None and self.candidates and set(self.candidates) != {self.weak, self.strong}:
             raise ValueError("name either candidates or a strong/weak pair, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _keep_names_of_versions(self) -> RoutingSettings:
+        taken = [name for name in self.artifacts if name == "auto" or name.startswith("version-")]
+        if taken:
+            raise ValueError(f"artifacts cannot be called {taken[0]!r}: that names a router version")
         return self
 
 

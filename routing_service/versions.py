@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,8 +20,17 @@ from routing_service.db import lock
 from routing_service.errors import ConflictError, NotFoundError
 from routing_service.models import Promotion, RouterVersion, VersionState
 
+REST_S = 300  # what could not be loaded is left alone for so long
 LONGEST_FAILURE = 500  # characters of it that are kept
 _NAME = re.compile(r"version-([1-9][0-9]{0,17})")
+
+_TO_SERVE = text(
+    "select v.id, coalesce(v.failed_at > now() - make_interval(secs => :rest), false) as rests"
+    " from (select router_version_id, beneath_id from promotions order by id desc limit 1) p"
+    " left join promotions b on b.id = p.beneath_id"
+    " join router_versions v on v.id in (p.router_version_id, b.router_version_id)"
+    " where p.router_version_id is not null order by v.id = p.router_version_id desc"
+)
 
 
 def version_name(number: int) -> str:
@@ -67,6 +76,12 @@ def before_active(session: Session) -> int | None:
     top = _top(session)
     beneath = session.get(Promotion, top.beneath_id) if top and top.beneath_id else None
     return beneath.router_version_id if beneath else None
+
+
+def to_serve(session: Session) -> list[tuple[int, bool]]:
+    """The versions that may serve, the active one and then the one before it; of each whether it rests, as it could
+    lately not be loaded. Empty while the built-in router serves."""
+    return [(row.id, row.rests) for row in session.execute(_TO_SERVE, {"rest": REST_S})]
 
 
 def history(session: Session) -> Sequence[Promotion]:

@@ -161,5 +161,6 @@ def score_all(database: Database, settings: Settings, batch_id: str) -> None:
     with database.transaction() as session:
         query = select(ScoreRange.first_line).where(ScoreRange.batch_id == batch_id)
         first_lines = session.scalars(query.order_by(ScoreRange.first_line)).all()
+    routers = Routers(settings, database)
     for first_line in first_lines:
-        score(database, settings, Routers(settings), batch_id, first_line)
+        score(database, settings, routers, batch_id, first_line)

@@ -22,7 +22,7 @@ from tests.fakes import FakePublisher
 
 def work(database: Database, settings: Settings, publisher: FakePublisher) -> None:
     """Do what was announced, and what follows from it, as the tasks would. A doorbell is answered by one pump."""
-    routers, prices = Routers(settings), price_book(settings)
+    routers, prices = Routers(settings, database), price_book(settings)
     while publisher.events:
         name, *ids = publisher.events.pop(0)
         found: list[Any] = list(ids)

@@ -45,7 +45,7 @@ class Context:
 
     @cached_property
     def routers(self) -> Routers:
-        return Routers(self.settings)
+        return Routers(self.settings, self.database)
 
     @cached_property
     def lengths(self) -> LengthModels:

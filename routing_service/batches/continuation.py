@@ -17,6 +17,7 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from routing_service.batches.chosen_router import asked_router, asked_version
 from routing_service.batches.create import CreateBatch, add, batch_row, candidates_of, window_of
 from routing_service.batches.options import BatchOptions
 from routing_service.batches.repeats import earlier_batch, one_at_a_time
@@ -26,7 +27,6 @@ from routing_service.errors import ConflictError, InvalidRequestError
 from routing_service.events import Publisher
 from routing_service.models import Batch, BatchState, Budget
 from routing_service.pricing import PriceBook, to_usd
-from routing_service.routers import check_name
 from routing_service.settings import Settings
 
 
@@ -75,9 +75,10 @@ def continue_batch(session: Session, settings: Settings, prices: PriceBook, firs
     """Create the continuation of a batch whose row is locked. Returns its id, to be announced after the commit."""
     _check(session, first, wish)
     assert first.input_file_id is not None
-    check_name(first.router, settings, "routing.router")
     budget = _unspent(session, first) if wish.budget is None else wish.budget
-    options = BatchOptions.model_validate(first.options | {"budget_usd": budget})
+    asked_for = first.options.get("router") or first.router  # `auto` is decided anew, for these lines
+    options = BatchOptions.model_validate(first.options | {"router": asked_for, "budget_usd": budget})
+    router = asked_router(options, settings)
     asked = CreateBatch(
         input_file_id=first.input_file_id,
         endpoint=first.endpoint,
@@ -85,7 +86,8 @@ def continue_batch(session: Session, settings: Settings, prices: PriceBook, firs
         metadata=first.client_metadata,
         idempotency_key=wish.idempotency_key,
     )
-    batch = batch_row(asked, options, first.router, candidates_of(settings), prices)
+    batch = batch_row(asked, options, router, candidates_of(settings), prices)
+    batch.router_version_id = asked_version(session, router)
     batch.api_key_id, batch.input_file_id = first.api_key_id, first.input_file_id
     batch.continues, batch.fingerprint = first.id, wish.fingerprint()
     add(session, batch, window_of(asked.completion_window), options)

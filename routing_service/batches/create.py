@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from routing_service import files
+from routing_service.batches.chosen_router import asked_router, asked_version
 from routing_service.batches.options import BatchOptions, parse_options
 from routing_service.batches.repeats import earlier_batch, one_at_a_time
 from routing_service.db import Database
@@ -26,7 +27,6 @@ from routing_service.events import Publisher
 from routing_service.lines import ENDPOINT
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
 from routing_service.pricing import PriceBook, to_nano
-from routing_service.routers import canonical, check_name
 from routing_service.settings import Settings
 
 MOST_CANDIDATES = 16
@@ -73,7 +73,7 @@ def create(
     window = window_of(wish.completion_window)
     _check_metadata(wish.metadata)
     options = parse_options(wish.routing, wish.metadata, settings, needs_budget=not wish.preview)
-    router = _router(options, settings)
+    router = asked_router(options, settings)
     candidates = candidates_of(settings)
     with database.transaction() as session:
         one_at_a_time(session, api_key_id, wish)
@@ -83,6 +83,7 @@ def create(
         file = _input_file(session, api_key_id, wish.input_file_id)
         batch = batch_row(wish, options, router, candidates, prices)
         batch.api_key_id, batch.input_file_id = api_key_id, file.id
+        batch.router_version_id = asked_version(session, router)
         add(session, batch, window, options)
     publisher.ingest(batch.id)
     return batch.id
@@ -100,14 +101,15 @@ def add(session: Session, batch: Batch, window: timedelta, options: BatchOptions
 def batch_row(
     wish: CreateBatch, options: BatchOptions, router: str, candidates: tuple[str, ...], prices: PriceBook
 ) -> Batch:
-    """A new batch, `validating`: without owner, file and times."""
+    """A new batch, `validating`: without owner, file, times and router version. Its options keep which router was asked
+    for: `auto` becomes another one."""
     strong = prices.price(candidates[-1], 0)
     return Batch(
         id=f"batch_{uuid.uuid4().hex}",
         endpoint=wish.endpoint,
         completion_window=wish.completion_window,
         client_metadata=dict(wish.metadata) if wish.metadata is not None else None,
-        options=options.model_dump(mode="json"),
+        options=options.model_dump(mode="json") | {"router": router},
         idempotency_key=wish.idempotency_key,
         fingerprint=wish.fingerprint(),
         router=router,
@@ -146,12 +148,6 @@ def _check_metadata(metadata: Mapping[str, str] | None) -> None:
             raise InvalidRequestError(
                 f"a value of metadata has at most {value_length} characters", param=f"metadata.{key}"
             )
-
-
-def _router(options: BatchOptions, settings: Settings) -> str:
-    router = options.router or settings.routing.router
-    check_name(router, settings, "routing.router")
-    return canonical(router)
 
 
 def candidates_of(settings: Settings) -> tuple[str, ...]:

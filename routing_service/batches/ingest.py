@@ -157,6 +157,7 @@ def _follow_alias(batch: Batch, alias: str, settings: Settings) -> None:
     named = threshold_alias(alias, settings)
     if named is not None:
         batch.router, threshold = named
+        batch.router_version_id = None
         mode = {"mode": "threshold", "threshold": threshold, "router": batch.router, "strong_share": None}
         batch.options = batch.options | mode
 

@@ -32,6 +32,7 @@ def plan_object(session: Session, api_key_id: str, batch_id: str) -> tuple[dict[
         "requests": {"total": batch.total, "scored": scored},
         "mode": batch.options.get("mode"),
         "router": batch.router,
+        "router_version": batch.router_version_id,
         "candidates": batch.candidates,
         "unscored": batch.unscored,
         "unscored_reason": batch.unscored_reason,

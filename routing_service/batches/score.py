@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.chosen_router import RouterSource, decide_router
 from routing_service.batches.lengths import LengthModels, Tokens, expected_tokens
 from routing_service.batches.pausing import pause_for_models
 from routing_service.batches.ranking import Columns, allowed, expected_costs, first_steps, floors, rank
@@ -31,7 +32,7 @@ from routing_service.lengths import LengthModel
 from routing_service.models import Batch, BatchState, Request
 from routing_service.outcomes import mask
 from routing_service.pricing import price_book
-from routing_service.routers import Router
+from routing_service.routers import AUTO
 from routing_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,6 @@ log = logging.getLogger(__name__)
 UNSCORED_GAIN = 0.5  # any constant ranks by cost alone
 
 Floats = npt.NDArray[np.float32]
-
-
-class RouterSource(Protocol):
-    def get(self, name: str) -> Router:
-        """The router of that name, loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +84,7 @@ def score(
     """
     claim = _claim(database, settings, batch_id, first_line)
     if claim is not None:
+        claim = _with_router(database, settings, routers, claim)
         rows, models = _read(database, claim, settings, lengths or LengthModels())
         prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
         scores = _scores(claim, prompts, settings, routers)
@@ -104,6 +101,7 @@ _CLAIM = text(
     " returning s.batch_id, s.first_line, s.last_line, s.attempts, b.router,"
     " coalesce(b.options ->> 'mode', 'plan'), b.candidates, b.preview is not null"
 )
+_BEGIN_ANEW = text("update score_ranges set attempts = 1 where batch_id = :batch and first_line = :first")
 _WAITS_FOR_PLAN = text(
     "select state = 'in_progress' and planned_at is null and not exists"
     " (select from score_ranges r where r.batch_id = b.id and r.done_at is null) from batches b where id = :batch"
@@ -130,6 +128,19 @@ def _claim(database: Database, settings: Settings, batch_id: str, first_line: in
             return None
         row = session.execute(_CLAIM, {"batch": batch_id, "first": first_line}).one_or_none()
     return _Claim(*row) if row else None
+
+
+def _with_router(database: Database, settings: Settings, routers: RouterSource, claim: _Claim) -> _Claim:
+    """The claim by the router that its batch is scored with, which `auto` becomes by its first range."""
+    if claim.router != AUTO or len(claim.candidates) == 1:
+        return claim
+    may_load = claim.attempt <= settings.score.max_attempts
+    claim = replace(claim, router=decide_router(database, routers, claim.batch_id, may_load=may_load))
+    if may_load:
+        return claim
+    with database.transaction() as session:  # the attempts were another router's
+        session.execute(_BEGIN_ANEW, {"batch": claim.batch_id, "first": claim.first_line})
+    return replace(claim, attempt=1)
 
 
 def _read(

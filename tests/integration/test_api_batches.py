@@ -48,7 +48,7 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "cached": {"count": 0, "saved_usd": "0.00"},
         "expected_gain": None,
         "expected_cost_usd": None,
-        "router": "gain",
+        "router": "auto",
         "router_version": None,
         "shadow_price": None,
         "unscored": False,

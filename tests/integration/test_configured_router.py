@@ -34,7 +34,7 @@ def test_a_batch_is_scored_by_the_artifact_that_it_names(database: Database, tmp
         assert ingest(database, settings, price_book(settings), batch_id) == [1]
         assert score(database, settings, Routers(settings), batch_id, 1)
         shown = client.batches.retrieve(batch_id).model_dump()["routing"]
-        with pytest.raises(BadRequestError, match="Routers: gain, mine, random"):
+        with pytest.raises(BadRequestError, match="Routers: auto, gain, mine, random"):
             client.batches.create(**wish, extra_body={"routing": {"router": "yours"}})  # type: ignore[arg-type]
     assert (shown["router"], shown["unscored"], shown["unscored_reason"]) == ("mine", False, None)
     with database.transaction() as session:

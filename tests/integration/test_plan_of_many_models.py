@@ -45,6 +45,9 @@ class Source:
     def get(self, name: str) -> Router:
         return ByLength()
 
+    def serving(self) -> str:
+        return "by_length"
+
 
 def planned(database: Database, budget_nano: int, **options: object) -> str:
     lines = [chat_line(str(n), "x" * (20 + 37 * n % 900)) for n in range(80)]

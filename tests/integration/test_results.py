@@ -11,6 +11,7 @@ from sqlalchemy import text
 from routing_service.db import Database
 from routing_service.models import Batch, BatchState, Decision, File, FilePurpose, Reason, Request, RequestState
 from routing_service.results import PAGE_LINES, file_bytes, render
+from routing_service.versions import register
 from tests.api_server import Api
 from tests.integration.test_api_batches import create, routing
 
@@ -81,6 +82,17 @@ def test_an_answer_carries_the_upstreams_body_and_why_it_went_there(client: Open
     assert second["response"]["routing"]["win_rate"] is None
     assert second["response"]["routing"]["reason"] == "unscored"
     assert content(database, batch_id, errors=True) == []
+
+
+def test_an_answer_names_the_router_version_that_it_was_routed_by(client: OpenAI, database: Database) -> None:
+    batch_id = create(client).id
+    put(database, batch_id, [answered(1)])
+    with database.transaction() as session:
+        number = register(session, method="gain", artifact="a" * 64, details={})
+        version = {"router_version_id": number, "gain": 0.5}
+        session.add(Decision(batch_id=batch_id, line=1, number=1, model="strong", reason=Reason.PLAN, **version))
+    (line,) = content(database, batch_id)
+    assert line["response"]["routing"]["router_version"] == number
 
 
 def test_failures_say_what_happened(client: OpenAI, database: Database) -> None:

@@ -41,6 +41,9 @@ class FailingRouter(RandomRouter):
     def get(self, name: str) -> FailingRouter:
         return self
 
+    def serving(self) -> str:
+        return self.name
+
     def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
         self.calls += 1
         if self.calls <= self.failures:

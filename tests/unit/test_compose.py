@@ -86,3 +86,11 @@ def test_our_services_wait_for_the_schema_and_see_the_configuration_read_only(
         assert service["depends_on"]["redis"] == {"condition": "service_healthy"}
         assert any(volume.endswith("/routebatch.toml:ro") for volume in service["volumes"])
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+
+
+def test_our_services_share_one_artifact_store(services: dict[str, dict[str, Any]]) -> None:
+    for process in PROCESSES:
+        service = services[process.service]
+        url = yaml.safe_load(resolved(service["environment"]))["ROUTEBATCH_ARTIFACT_URL"]
+        assert f"artifacts:{url}" in service["volumes"]
+        assert url in FILE.with_name("deploy").joinpath("Dockerfile").read_text()  # with an owner who may write there

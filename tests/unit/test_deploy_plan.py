@@ -37,6 +37,7 @@ def test_every_process_learns_its_addresses_by_environment(state: StateDir) -> N
     assert plan.env["ROUTEBATCH_DATABASE_URL"].startswith("postgresql+psycopg:///routebatch?host=")
     assert plan.env["ROUTEBATCH_BROKER_URL"].startswith("redis+socket:///")
     assert plan.api_url == f"http://127.0.0.1:{plan.env['ROUTEBATCH_API_PORT']}"
+    assert plan.env["ROUTEBATCH_ARTIFACT_URL"] == plan.addresses()["artifact_url"] == str(state.root / "artifacts")
     assert plan.env["FLOWER_BASIC_AUTH"] == f"routebatch:{plan.flower_password}"
     assert plan.env["TMPDIR"] == str(state.temporary)  # what a killed process leaves goes with the stack
 

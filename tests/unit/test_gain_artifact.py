@@ -100,7 +100,7 @@ def test_tensors_that_make_no_number_give_no_win_rate(router: GainRouter, tmp_pa
 
 def test_the_router_that_ships_is_the_default_and_is_loaded_once() -> None:
     settings = make_settings()
-    assert settings.routing.router == "gain"
+    assert settings.routing.router == "auto"
     routers = Routers(settings)
     assert routers.get("gain") is routers.get("gain")
 

@@ -1,0 +1,93 @@
+"""How commands find router versions: by number or name, in the database and the artifact store of a stack."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.database import configured_database, find_database, reading
+from cli.scoring import read_settings
+
+if TYPE_CHECKING:
+    from routing_service.models import RouterVersion
+    from routing_service.routers import Router
+    from routing_service.settings import Settings
+
+
+def number_of(name: str) -> int | None:
+    """The number in `12` or `version-12`; None for other names."""
+    from routing_service.versions import version_name, version_number
+
+    return version_number(version_name(int(name)) if name.isascii() and name.isdigit() else name)
+
+
+def stack_settings(state_dir: Path | None) -> Settings:
+    """The configuration, with the database and the artifact store that an operator command of --state-dir asks."""
+    from pydantic import SecretStr
+
+    settings = read_settings()
+    found = {"database_url": SecretStr(find_database(state_dir))}
+    if state_dir is None and (settings.artifact_url or configured_database()):
+        return settings.model_copy(update=found)
+    from deploy.layout import StateDir
+
+    state = StateDir.at(state_dir)
+    url = state.read_stack().get("artifact_url") or str(state.artifacts)
+    return settings.model_copy(update={**found, "artifact_url": str(url)})
+
+
+def load_version(number: int, state_dir: Path | None = None) -> Router:
+    """That router version. ClickException for a database that cannot be reached, RoutebatchError for the rest."""
+    from routing_service.routers import load_artifact
+    from routing_service.versions import find
+
+    settings = stack_settings(state_dir)
+    with reading(state_dir) as session:
+        artifact = find(session, number).artifact
+    return load_artifact(artifact, settings)
+
+
+def load_active(state_dir: Path | None = None) -> Router:
+    """The router that serves: the active version, else the built-in one."""
+    from routing_service.routers import BUILT_IN, make_router
+    from routing_service.versions import active
+
+    with reading(state_dir) as session:
+        version = active(session)
+    return load_version(version.id, state_dir) if version else make_router(BUILT_IN, read_settings())
+
+
+def router_name(number: int | None) -> str:
+    """The name of the version that serves; of none the built-in router's."""
+    from routing_service.routers import BUILT_IN
+    from routing_service.versions import version_name
+
+    return BUILT_IN if number is None else version_name(number)
+
+
+def shown(version: RouterVersion) -> dict[str, Any]:
+    """A version as JSON."""
+    return {
+        "id": version.id,
+        "name": router_name(version.id),
+        "method": version.method,
+        "state": str(version.state),
+        "artifact": version.artifact,
+        "created_at": time_of(version.created_at),
+        "activated_at": time_of(version.activated_at),
+        "retired_at": time_of(version.retired_at),
+        "failed_at": time_of(version.failed_at),
+        "failure": version.failure,
+        "details": version.details,
+    }
+
+
+def time_of(moment: datetime | None) -> str | None:
+    """A moment in UTC, for JSON."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def cell(value: str | None) -> str:
+    """A text or such a moment, for a table."""
+    return "-" if value is None else value.replace("T", " ").removesuffix("+00:00")
