@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from routing_service.db import Database
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -27,14 +29,20 @@ def database_options(command: Command) -> Command:
 @contextmanager
 def reading(state_dir: Path | None) -> Iterator[Session]:
     """A session for reading; what the database refuses becomes one clear line."""
+    with opened(state_dir) as database, database.transaction() as session:
+        yield session
+
+
+@contextmanager
+def opened(state_dir: Path | None) -> Iterator[Database]:
+    """The database, for work of several transactions; errors as in `reading`."""
     from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
     from routing_service.db import Database
 
     database = Database(find_database(state_dir), pool_size=1)
     try:
-        with database.transaction() as session:
-            yield session
+        yield database
     except OperationalError as error:
         raise click.ClickException(f"cannot reach the database: {_first_line(error)}") from error
     except ProgrammingError as error:

@@ -40,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("cli.report", "report", "Cost reports."),
     # routers: files on this machine
     "train": ("cli.train", "train", "Fit a router on labelled prompts."),
+    "refit": ("cli.refit", "refit", "Fit routers on the database's comparisons, and promote a better one."),
+    "refits": ("cli.refit", "refits", "List the last re-fits and what came of them."),
     "score": ("cli.score", "score", "Score a file of prompts with a router."),
     "evaluate": ("cli.evaluate", "evaluate", "Measure routers on evaluation sets, side by side."),
     "similarity": ("cli.similarity", "similarity", "Say how alike two sets of prompts are."),

@@ -18,7 +18,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from routing_service.errors import ConfigurationError
-from routing_service.learning_settings import GraderSettings
+from routing_service.learning_settings import GraderSettings, RefitSettings
 from routing_service.model_settings import ModelSettings as ModelSettings  # read with the other tables from here
 from routing_service.model_settings import PositiveUsd, Section, Usd
 
@@ -113,7 +113,7 @@ class SweepSettings(Section):
     announce_after_s: float = Field(30, gt=0)  # work that nobody announced or finished is announced again
 
 
-class LearningSettings(Section):
+class LearningSettings(RefitSettings):
     feedback_weight_per_key: float = Field(200, gt=0, allow_inf_nan=False)  # what a key's votes weigh together at most
     graders: dict[str, GraderSettings] = Field({})  # the operator's own, by the name that `grade --grader` gives
 

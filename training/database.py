@@ -23,6 +23,7 @@ NAME = "the table comparisons"
 COLUMNS = ("prompt", "model_a", "model_b", "outcome", "weight")
 ROWS = 2000  # in memory at a time
 FEEDBACK: ColumnElement[bool] = Comparison.source == ComparisonSource.FEEDBACK
+EVERY: ColumnElement[bool] = true()
 # Both models answered a request of live traffic, and somebody other than its client judged them
 LIVE: ColumnElement[bool] = Comparison.line.is_not(None) & Comparison.source.in_(
     (ComparisonSource.GOLDEN, ComparisonSource.JUDGE)
@@ -58,10 +59,13 @@ def read_database(
 
 
 def stored(
-    session: Session, progress: Progress = silent, *, feedback_weight_per_key: float, until: datetime | None = None
+    session: Session,
+    progress: Progress = silent,
+    *,
+    feedback_weight_per_key: float,
+    wanted: ColumnElement[bool] = EVERY,
 ) -> Iterator[Stored]:
-    """The rows themselves, as `read_database` reads them; `until`: those alone that had come by then."""
-    wanted = true() if until is None else Comparison.created_at <= until
+    """The rows themselves that are `wanted`, as `read_database` reads them."""
     total = session.scalar(select(func.count()).select_from(Comparison).where(wanted)) or 0
     if not total:
         raise DataError("the database holds no comparisons: feedback, judged pairs and imports would leave them there")

@@ -1,8 +1,9 @@
 """What a re-fit is made of: all comparisons of one moment, and the newest prompts held out of every fit.
 
 The hold-out is the newest share of the prompts on which the pair was compared, by when each was first: a router is
-judged on what came after all that it was fitted on, and no prompt stands on both sides. A later re-fit holds out later
-prompts, so that the version of an earlier one has not seen them either.
+judged on what came after all that it was fitted on. No prompt stands on both sides, nor its like but for case, spaces
+and typographic signs. A later re-fit holds out later prompts, so that the version of an earlier one has not seen them
+either.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
 from routing_service.db import Database
+from routing_service.models import Comparison
 from routing_service.settings import Settings
 from training.comparisons import ROLES, Comparisons, Pair
 from training.data import DataError, draw
 from training.database import stored
+from training.decontamination import normalised
 from training.methods import Progress, silent
 from training.readers import Collector
 from training.tables import BadRow
@@ -29,7 +32,7 @@ from training.tables import BadRow
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-__all__ = ["Judged", "Parts", "Snapshot", "same_text", "split", "take_snapshot"]
+__all__ = ["Judged", "Parts", "Snapshot", "compared_since", "split", "take_snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +86,41 @@ def take_snapshot(database: Database, settings: Settings, progress: Progress = s
 
     DataError where there are no two candidates, or no usable comparison of them.
     """
-    pair = _pair(settings)
-    names = _names(settings, pair)
-    into, came, live = Collector(pair), array("d"), array("b")
-    ids: tuple[int, int] | None = None
     with database.transaction() as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        now: datetime = session.scalars(select(func.now())).one()
-        cap = settings.learning.feedback_weight_per_key
-        for row in stored(session, progress, feedback_weight_per_key=cap, until=now):
-            ids = (ids[0] if ids else row.id, row.id)
-            into.counted["rows"] += 1
-            if isinstance(row.reading, BadRow):
-                into.leave_out(row.reading)
-                continue
-            a, b = (names.get(model, model) for model in row.reading.pair or ROLES)
-            if a != b:
-                into.add(replace(row.reading, pair=(a, b)))
-                came.append(row.created_at.timestamp())
-                live.append(row.live)
-    assert ids is not None
+        return _read(session, settings, Comparison.created_at <= func.now(), progress)
+
+
+def compared_since(session: Session, settings: Settings, last: int, most: int) -> Judged:
+    """The prompts of the pair in the comparisons after that id, of about so many newest ones; there may be none."""
+    newest = select(func.max(Comparison.id) - most).scalar_subquery()
+    try:
+        found = _read(session, settings, Comparison.id > func.greatest(last, newest), silent).comparisons
+    except DataError:
+        return judged(None, np.empty(0, np.intp))
+    return judged(found, found.of_pair()[0])
+
+
+def _read(session: Session, settings: Settings, wanted: ColumnElement[bool], progress: Progress) -> Snapshot:
+    pair = _pair(settings)
+    names = _names(settings, pair)
+    into, came, live, ids = Collector(pair), array("d"), array("b"), array("q")
+    cap = settings.learning.feedback_weight_per_key
+    for row in stored(session, progress, feedback_weight_per_key=cap, wanted=wanted):
+        into.counted["rows"] += 1
+        ids.append(row.id)
+        if isinstance(row.reading, BadRow):
+            into.leave_out(row.reading)
+            continue
+        a, b = (names.get(model, model) for model in row.reading.pair or ROLES)
+        if a != b:
+            into.add(replace(row.reading, pair=(a, b)))
+            came.append(row.created_at.timestamp())
+            live.append(row.live)
     comparisons = into.loaded().comparisons
     if not len(comparisons.of_pair()[0]):
         raise DataError(f"no comparison is of {pair[0]} with {pair[1]}. {comparisons.most_common_pairs()}")
-    return Snapshot(comparisons, np.array(came, float), np.array(live, bool), ids, into.counted["bad"])
+    return Snapshot(comparisons, np.array(came, float), np.array(live, bool), (ids[0], ids[-1]), into.counted["bad"])
 
 
 def split(snapshot: Snapshot, share: float, seed: int) -> Parts:
@@ -114,7 +128,7 @@ def split(snapshot: Snapshot, share: float, seed: int) -> Parts:
     one moment, as those of an import did, are drawn by the seed."""
     comparisons = snapshot.comparisons
     rows, _ = comparisons.of_pair()
-    same = _numbered([same_text(prompt) for prompt in comparisons.prompts])
+    same = _numbered([normalised(prompt) for prompt in comparisons.prompts])
     texts = same[comparisons.prompt]  # of each row
     first = np.full(same.max() + 1, np.inf)
     np.minimum.at(first, texts[rows], snapshot.came[rows])
@@ -134,22 +148,17 @@ def split(snapshot: Snapshot, share: float, seed: int) -> Parts:
     )
 
 
-def judged(comparisons: Comparisons, rows: npt.NDArray[np.intp]) -> Judged:
+def judged(comparisons: Comparisons | None, rows: npt.NDArray[np.intp]) -> Judged:
     """These rows, which are of the pair, by prompt: the weighted mean of what they say."""
-    if not len(rows):
+    if comparisons is None or not len(rows):
         return Judged([], np.empty(0), np.empty(0))
     part = comparisons.take(rows)
     _, outcome = part.of_pair()
-    place = _numbered([same_text(prompt) for prompt in part.prompts])
+    place = _numbered([normalised(prompt) for prompt in part.prompts])
     weight = np.bincount(place[part.prompt], part.weight).astype(np.float64)
     gain = np.bincount(place[part.prompt], part.weight * (2 * outcome - 1)) / weight
     prompts = [part.prompts[i] for i in np.unique(place, return_index=True)[1].tolist()]
     return Judged(prompts, np.clip(gain, -1, 1), weight)
-
-
-def same_text(prompt: str) -> str:
-    """What a prompt is told apart by: neither capitals nor white space make it another."""
-    return " ".join(prompt.split()).casefold()
 
 
 def _numbered(texts: Sequence[str]) -> npt.NDArray[np.intp]:

@@ -17,6 +17,8 @@ from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings, get_settings
 from workers.stopping import stopping
 
+VISIBLE_S = 3600  # after which a message that nobody acknowledged is delivered again
+
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings. Names as in its documentation."""
@@ -26,7 +28,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         # A send must not hang when the broker is away: the sweep announces again.
         "broker_transport_options": {
-            "visibility_timeout": 3600,
+            "visibility_timeout": VISIBLE_S,
             "socket_connect_timeout": 2,
             "socket_timeout": 10,
             "retry_on_timeout": True,
@@ -48,6 +50,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "routebatch.plan": {"queue": "score"},
             "routebatch.dispatch": {"queue": "dispatch"},
             "routebatch.fit_lengths": {"queue": "train"},
+            "routebatch.refit": {"queue": "train"},
+            "routebatch.refit_if_due": {"queue": "train"},
         },
         "beat_schedule": {
             "sweep": {
@@ -61,9 +65,31 @@ def configuration(settings: Settings) -> dict[str, Any]:
                 "schedule": settings.score.fit_lengths_s,
                 "options": {"expires": max(1.0, settings.score.fit_lengths_s)},
             },
+            **_refits(settings),
         },
         "timezone": "UTC",
     }
+
+
+def _refits(settings: Settings) -> dict[str, Any]:
+    """By the clock, and looks whether one is due. A message that waits until the next one, or is delivered again after
+    the visibility timeout, is of no use any more: it expires."""
+    from celery.schedules import ParseException, crontab
+
+    learning = settings.learning
+    look = {
+        "task": "routebatch.refit_if_due",
+        "schedule": learning.refit_check_s,
+        "options": {"expires": max(1.0, min(learning.refit_check_s, VISIBLE_S / 2))},
+    }
+    if not learning.refit:
+        return {"refit_if_due": look}
+    try:
+        schedule = crontab.from_string(learning.refit)
+    except (ParseException, ValueError) as error:
+        raise ConfigurationError(f"learning.refit: {learning.refit!r} is no crontab line: {error}") from None
+    by_clock = {"task": "routebatch.refit", "schedule": schedule, "options": {"expires": VISIBLE_S / 2}}
+    return {"refit_if_due": look, "refit": by_clock}
 
 
 app = Celery("routebatch", include=["workers.tasks"])

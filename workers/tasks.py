@@ -12,6 +12,7 @@ from routing_service.batches.ranges import announce_ranges
 from routing_service.batches.replan import replan as replan_batch
 from routing_service.batches.score import score as score_range
 from routing_service.batches.sweep import sweep as sweep_all
+from routing_service.models import RefitTrigger
 from workers.context import context
 
 
@@ -67,3 +68,23 @@ def fit_lengths() -> None:
     """Learn output lengths from what was settled since the last fits."""
     c = context()
     fit_all_lengths(c.database, c.settings)
+
+
+@shared_task(name="routebatch.refit")
+def refit() -> None:
+    """Fit routers on all comparisons; by the clock. One at a time: where one runs this does nothing."""
+    from training.refit import refit as refit_routers
+
+    c = context()
+    refit_routers(c.database, c.settings, trigger=RefitTrigger.SCHEDULE)
+
+
+@shared_task(name="routebatch.refit_if_due")
+def refit_if_due() -> None:
+    """The same, if new comparisons or drift ask for it."""
+    from training.refit import refit as refit_routers
+    from training.triggers import due
+
+    c = context()
+    if (asked := due(c.database, c.settings)) is not None:
+        refit_routers(c.database, c.settings, trigger=asked[0], asked=asked[1])

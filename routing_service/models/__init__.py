@@ -14,6 +14,8 @@ from routing_service.models.base import (
     FilePurpose,
     Period,
     Reason,
+    RefitOutcome,
+    RefitTrigger,
     RequestState,
     VersionState,
 )
@@ -26,6 +28,7 @@ from routing_service.models.learning import (
     FittedLengths,
     Promotion,
     Rating,
+    Refit,
     RouterVersion,
 )
 from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
@@ -62,6 +65,9 @@ __all__ = [
     "Pump",
     "Rating",
     "Reason",
+    "Refit",
+    "RefitOutcome",
+    "RefitTrigger",
     "Request",
     "RequestState",
     "RouterVersion",

@@ -153,3 +153,21 @@ class VersionState(enum.StrEnum):
     CANDIDATE = "candidate"
     ACTIVE = "active"
     RETIRED = "retired"
+
+
+class RefitTrigger(enum.StrEnum):
+    """Why routers were fitted again."""
+
+    SCHEDULE = "schedule"
+    COMPARISONS = "comparisons"  # so many were new
+    DRIFT = "drift"
+    MANUAL = "manual"
+
+
+class RefitOutcome(enum.StrEnum):
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    REFUSED = "refused"
+    UNCHANGED = "unchanged"  # nothing new to fit on
+    FAILED = "failed"
+    DIED = "died"  # its process did

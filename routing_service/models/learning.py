@@ -15,10 +15,19 @@ from sqlalchemy import (
     SmallInteger,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
-from routing_service.models.base import Base, ComparisonSource, Id, Now, VersionState, pg_enum
+from routing_service.models.base import (
+    Base,
+    ComparisonSource,
+    Id,
+    Now,
+    RefitOutcome,
+    RefitTrigger,
+    VersionState,
+    pg_enum,
+)
 
 SOURCE = pg_enum(ComparisonSource, "comparison_source")
 
@@ -131,6 +140,29 @@ class Evaluation(Base):
     fingerprint: Mapped[str]
     metrics: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[Now]
+
+
+class Refit(Base):
+    """A re-fit: what it was made of, what came of it and why. `running` without its lock has died."""
+
+    __tablename__ = "refits"
+    id: Mapped[Id]
+    trigger: Mapped[RefitTrigger] = mapped_column(pg_enum(RefitTrigger, "refit_trigger"))
+    outcome: Mapped[RefitOutcome] = mapped_column(pg_enum(RefitOutcome, "refit_outcome"), server_default="running")
+    reason: Mapped[str | None]
+    rows: Mapped[int | None]  # comparisons in its snapshot
+    last_comparison_id: Mapped[int | None] = mapped_column(BigInteger)  # the newest of them
+    fingerprint: Mapped[str | None]  # of the snapshot
+    basis: Mapped[str | None]  # of everything that decides what comes of it
+    version_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")  # the best candidate first
+    figures: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
+    started_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("(outcome = 'running') = (ended_at is null)", name="ended"),
+        CheckConstraint("outcome in ('running', 'promoted') or reason is not null", name="reason"),
+        Index("uq_refits_running", "outcome", unique=True, postgresql_where=text("outcome = 'running'")),
+    )
 
 
 class FittedLengths(Base):
