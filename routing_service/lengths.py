@@ -21,12 +21,13 @@ from safetensors.numpy import load, save
 from routing_service.errors import ArtifactError
 from routing_service.routers.gain import minibatches
 from routing_service.routers.rbf import Points, Standard, similarities
-from routing_service.routers.text_features import NAMES, Matrix, recent_features
+from routing_service.routers.text_features import NAMES, WIDTHS, Matrix, recent_features
 
 Vector = npt.NDArray[np.float64]
 
 LEAST_ROWS = 500  # settled answers; before that the stated prior is used
 LANDMARKS = 256
+FEATURES = WIDTHS[0]  # the finer ones tell which problems are hard, not how long their answers are
 WIDTH = 0.76  # of the radial functions, as the gain router's
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 1e9)  # the last leaves nothing but the mean
 HELD_OUT = 0.2
@@ -99,7 +100,7 @@ class LengthModel:
 
 
 def prompt_features(prompts: Sequence[str]) -> Matrix:
-    """What lengths are predicted from, shape (n, 73). Shared with the gain router where it has just read the same."""
+    """What lengths are predicted from, shape (n, features): those that the gain router may just have read, too."""
     parts = [recent_features(prompts[start:stop]) for start, stop in minibatches(prompts)]
     return np.concatenate(parts) if parts else np.empty((0, len(NAMES)))
 
@@ -111,7 +112,7 @@ def fit(raw: Matrix, output_tokens: Sequence[float], *, seed: int = 0, least: in
     """
     if len(raw) < least or len(raw) != len(output_tokens):
         raise ValueError(f"a length model needs {least} prompts with their answers' tokens, not {len(raw)}")
-    standard = Standard.fit(raw)
+    standard = Standard.fit(raw[:, :FEATURES])
     points = standard.points(raw)
     length = np.asarray(output_tokens, np.float64)
     target = np.log1p(length)

@@ -79,7 +79,7 @@ class _Read:
 
     vocabulary: Vocabulary
     rows: TermRows  # weighted
-    features: Floats  # (n, 73), as they are
+    features: Floats  # (n, 89), as they are
 
 
 def fit_model(

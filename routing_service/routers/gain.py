@@ -1,7 +1,7 @@
 """The gain router: expected quality of the strong model's answer minus the weak one's, by the prompt's text alone.
 
 The mean of a Gaussian process (kernel ridge) with two kernels: cosine of word TF-IDF, kept primal, and a radial kernel
-over 73 cheap features, on landmarks; by choice also the cosine of an encoder's vectors, without which no encoder is
+over 89 cheap features, on landmarks; by choice also the cosine of an encoder's vectors, without which no encoder is
 loaded. It estimates one pair; every dearer model is taken for the strong one.
 
 The standard deviation is that of the expected gain, not of one answer's outcome: what the labels leave open about this
@@ -122,8 +122,9 @@ class GainRouter(SavedRouter):
         terms = model.vocabulary.rows(words)
         of_terms = scale * terms.value * self._term_weight[terms.term]
         point = model.standard.points(values)
-        others = np.repeat(point, len(NAMES), axis=0)
-        others[np.arange(len(NAMES)), np.arange(len(NAMES))] = 0
+        known = np.arange(point.shape[1] - 1)
+        others = np.repeat(point, len(known), axis=0)
+        others[known, known] = 0
         here, there = (self._similar(points) @ model.landmark_weight for points in (point, others))
         of_features = scale * (here - there)
         gain, std = self.gains([prompt])

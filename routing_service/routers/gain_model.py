@@ -12,7 +12,7 @@ from routing_service.errors import ArtifactError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Floats
 from routing_service.routers.rbf import Points, Shape, Standard
-from routing_service.routers.text_features import NAMES
+from routing_service.routers.text_features import WIDTHS
 from routing_service.routers.tfidf import Vocabulary
 
 Half = npt.NDArray[np.float16]
@@ -53,7 +53,7 @@ class GainModel:
     standard: Standard
     term_weight: Half  # (V,)
     term_variance: Half  # (V,) what the labels leave of a term's prior variance
-    landmarks: Points  # (m, 74)
+    landmarks: Points  # (m, w + 1), of w features
     landmark_weight: Floats  # (m,)
     # (k, r); the variance that the labels took away is |similarities @ reduction + vector @ embedding.reduction|^2
     reduction: Floats
@@ -90,14 +90,15 @@ def unpacked(saved: Artifact, metadata: dict[str, Any]) -> GainModel:
     """The model of an artifact, whose keys are taken out of `metadata`. ArtifactError for whatever is wrong with it."""
     figures = _figures(metadata.pop("figures", None))
     vocabulary = _vocabulary(saved)
-    terms, width = len(vocabulary), len(NAMES)
+    terms = len(vocabulary)
+    spread = saved.tensor("spread", np.float32, 2, -1)
+    width = spread.shape[1]
+    if width not in WIDTHS or not (spread > 0).all():
+        raise ArtifactError("the gain artifact's spread is not positive, or not that of features that are known here")
     landmarks = saved.tensor("landmarks", np.float32, -1, width + 1)
     reduction = saved.tensor("reduction", np.float32, -1, -1)
     if len(reduction) > len(landmarks):
         raise ArtifactError("the gain artifact's reduction has more rows than there are landmarks")
-    spread = saved.tensor("spread", np.float32, 2, width)
-    if not (spread > 0).all():
-        raise ArtifactError("the gain artifact's spread is not positive")
     term_variance = saved.tensor("term_variance", np.float16, terms)
     if not (term_variance >= 0).all():
         raise ArtifactError("the gain artifact's term_variance is negative")

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers.text_features import NAMES, OPTIONS
+from routing_service.routers.text_features import OPTIONS
 
 Points = npt.NDArray[np.float32]
 Shape = Literal["gaussian", "laplacian"]
@@ -26,7 +26,9 @@ LIMIT = 4.0  # standard deviations; what lies beyond says no more than that
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """Mean and spread of every feature, shape (2, 73): of prompts without options, of prompts with them."""
+    """Mean and spread of every feature, shape (2, w): of prompts without options, of prompts with them. A model fitted
+    before there were more than the first w features knows those alone.
+    """
 
     center: Points
     spread: Points
@@ -44,20 +46,21 @@ class Standard:
         return cls(center.astype(np.float32), spread.astype(np.float32), 0.0 if pooled else separation)
 
     def points(self, features: npt.NDArray[np.floating]) -> Points:
-        """Features as points of shape (n, 74)."""
+        """Features as points of shape (n, w + 1)."""
         group = (features[:, OPTIONS] > 0).astype(np.intp)
-        points = np.empty((len(features), len(NAMES) + 1), np.float32)
-        points[:, :-1] = np.clip((features - self.center[group]) / self.spread[group], -LIMIT, LIMIT)
+        width = self.center.shape[1]
+        points = np.empty((len(features), width + 1), np.float32)
+        points[:, :-1] = np.clip((features[:, :width] - self.center[group]) / self.spread[group], -LIMIT, LIMIT)
         points[:, -1] = group * self.separation
         return points
 
 
 def similarities(points: Points, others: Points, width: float, shape: Shape = "gaussian") -> Points:
-    """exp(-width * d^2) or exp(-width * d), d^2 being the squared distance / 73; shape (points, others)."""
+    """exp(-width * d^2) or exp(-width * d), d^2 being the squared distance / w; shape (points, others)."""
     squares = np.einsum("ij,ij->i", points, points)[:, None] + np.einsum("ij,ij->i", others, others)[None, :]
     distance = squares - 2 * (points @ others.T)
     np.maximum(distance, 0, out=distance)
-    distance /= np.float32(len(NAMES))
+    distance /= np.float32(points.shape[1] - 1)
     if shape == "laplacian":
         np.sqrt(distance, out=distance)
     distance *= np.float32(-width)

@@ -11,6 +11,7 @@ import pytest
 from routing_service.errors import ArtifactError, ScoringError
 from routing_service.routers import DEFAULT_ARTIFACT, Routers, artifact, load_router, make_router
 from routing_service.routers.gain import GainRouter
+from routing_service.routers.text_features import WIDTHS
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, sums
 from training.data import fingerprint
@@ -43,7 +44,8 @@ def test_a_saved_router_is_the_same_when_loaded(router: GainRouter, tmp_path: Pa
         ("pair_seconds", None, "pair_seconds"),
         ("idf", np.zeros(3, np.float16), "idf"),
         ("landmark_weight", np.array([np.nan], np.float32), "landmark_weight"),
-        ("spread", np.zeros((2, 73), np.float32), "positive"),
+        ("spread", np.zeros((2, 89), np.float32), "positive"),
+        ("spread", np.ones((2, 80), np.float32), "known here"),
         ("reduction", np.zeros((9999, 2), np.float32), "reduction"),
         ("term_variance", None, "term_variance"),
     ],
@@ -85,6 +87,21 @@ def test_variances_below_zero_are_refused(router: GainRouter, tmp_path: Path) ->
     artifact.write(tmp_path, "gain", tensors | {"term_variance": -tensors["term_variance"]}, saved.metadata)
     with pytest.raises(ArtifactError, match="term_variance"):
         GainRouter.load(tmp_path)
+
+
+def test_a_router_of_the_features_there_were_before_goes_on(router: GainRouter, tmp_path: Path) -> None:
+    old = WIDTHS[0]
+    router.save(tmp_path)
+    saved = artifact.read(tmp_path)
+    tensors = dict(saved.tensors)
+    landmarks = np.ascontiguousarray(np.delete(tensors["landmarks"], np.s_[old:-1], axis=1))
+    cut = {name: np.ascontiguousarray(tensors[name][:, :old]) for name in ("center", "spread")}
+    artifact.write(tmp_path, "gain", tensors | cut | {"landmarks": landmarks}, saved.metadata)
+    loaded = GainRouter.load(tmp_path)
+    gain, std = loaded.gains(sums(20).prompts)
+    assert np.isfinite(gain).all()
+    assert (std > 0).all()
+    assert len(loaded.explain("2 + 2?")["features"]) > 0
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.routers.rbf import SEPARATION, Standard, similarities
-from routing_service.routers.text_features import NAMES, WORD_LISTS, features, tokens
+from routing_service.routers.text_features import NAMES, features, tokens
 from routing_service.routers.tfidf import Vocabulary
+from routing_service.routers.word_lists import FINE_LISTS, WORD_LISTS
 from training.terms import code, fit_vocabulary, frequent_words
 
 ODD = [
@@ -36,9 +37,9 @@ def of(text: str) -> dict[str, float]:
 
 def test_odd_texts_have_finite_features() -> None:
     values = features(ODD, tokens(ODD))
-    assert values.shape == (len(ODD), len(NAMES)) == (len(ODD), 73)
+    assert values.shape == (len(ODD), len(NAMES)) == (len(ODD), 89)
     assert np.isfinite(values).all()
-    assert features([], []).shape == (0, 73)
+    assert features([], []).shape == (0, 89)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=[])), max_size=6))
@@ -49,8 +50,9 @@ def test_a_texts_features_do_not_depend_on_its_company(texts: list[str]) -> None
         assert row.tolist() == list(of(text).values())
 
 
-def test_word_lists_share_no_word() -> None:
-    words = " ".join(WORD_LISTS.values()).split()
+@pytest.mark.parametrize("lists", [WORD_LISTS, FINE_LISTS])
+def test_word_lists_share_no_word(lists: dict[str, str]) -> None:
+    words = " ".join(lists.values()).split()
     assert len(words) == len(set(words))
 
 
@@ -73,6 +75,25 @@ def test_numbers_are_counted_and_ranged() -> None:
     assert found["numbers: years"] == 1
     assert found["numbers: at least 100"] == 2
     assert found["numbers: decimals"] == 2
+
+
+def test_digits_and_quantities_are_counted() -> None:
+    found = of("She pays 1,250.50 for 300 and 0.05 for two more. Is it half?")
+    assert np.expm1(found["numbers: significant digits"]) == pytest.approx(5 + 1 + 1)
+    assert found["numbers: most significant digits"] == 5
+    assert found["numbers: round"] == pytest.approx(2 / 3)
+    assert np.expm1(found["quantities: count"]) == pytest.approx(3 + 1)
+    assert found["quantities: a sentence"] == pytest.approx(4 / 5)  # every full stop and question mark ends one
+    assert found["quantities: range"] == pytest.approx(np.log(1251.5 / 1.05))
+    assert of("none")["quantities: range"] == of("none")["numbers: round"] == 0
+
+
+def test_a_word_of_two_lists_counts_in_both() -> None:
+    found = of("half as much, and twice as much as that")
+    assert np.expm1(found["word list: rates"]) == pytest.approx(4)  # half, much, twice, much
+    assert np.expm1(found["words: fractions"]) == pytest.approx(1)
+    assert np.expm1(found["words: multiples"]) == pytest.approx(1)
+    assert np.expm1(found["words: as"]) == pytest.approx(3)
 
 
 def test_characters_and_words_are_counted() -> None:
