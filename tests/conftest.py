@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
@@ -19,6 +20,12 @@ from routing_service.settings import Settings
 from tests.factories import make_settings
 
 _numbers = itertools.count()
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "routebatch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("routebatch")
 
 
 KEPT = ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER")
