@@ -98,6 +98,9 @@ def summary(batch: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"by {model}", share(count, answered)) for model, count in sorted(models.items())]
     if "budget_usd" in routing:
         rows += [("cost", usd(routing.get("settled_usd"))), ("budget", usd(routing["budget_usd"]))]
+    if explored := routing.get("exploration"):
+        of = f"{usd(explored['settled_usd'])} of {usd(explored['budget_usd'])}"
+        rows.append(("of it, to explore", f"{of}: {explored['pairs']} pairs"))
     if Decimal(routing.get("reserved_usd") or 0):
         rows.append(("reserved", usd(routing["reserved_usd"])))
     if Decimal(routing.get("overrun_usd") or 0):

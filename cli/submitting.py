@@ -47,6 +47,11 @@ _OPTIONS = (
         type=click.Choice(["off", "deterministic", "batch", "key"]),
         help="Which duplicate prompts are asked once. Default: deterministic, those of temperature 0.",
     ),
+    click.option(
+        "--explore-share",
+        type=click.FloatRange(0, 1),
+        help="Of the lines, at random, ask the other model too, within the budget; routers learn of it.",
+    ),
     click.option("--completion-window", default="24h", show_default=True, help="Such as 2h or 7d; then it expires."),
 )
 

@@ -23,4 +23,4 @@ class Publisher(Protocol):
         """Some batch has requests to dispatch: the pump's doorbell."""
 
     def finish(self, batch_id: str) -> None:
-        """The batch may have nothing left to do, or is to be cancelled."""
+        """The batch may have nothing left to do, or is to be cancelled; or it has ended and is to be explored."""

@@ -115,6 +115,8 @@ class SweepSettings(Section):
 
 class LearningSettings(RefitSettings):
     feedback_weight_per_key: float = Field(200, gt=0, allow_inf_nan=False)  # what a key's votes weigh together at most
+    explore_share: float = Field(0, ge=0, le=1)  # of a batch's lines, asked of the other model too
+    explore_budget_share: float = Field(0.05, gt=0, le=0.5)  # of a batch's budget, set aside for that
     graders: dict[str, GraderSettings] = Field({})  # the operator's own, by the name that `grade --grader` gives
 
 

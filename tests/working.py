@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from routing_service.batches.explore import explore
 from routing_service.batches.finish import finish
 from routing_service.batches.ingest import ingest
 from routing_service.batches.plan import plan
@@ -42,6 +43,8 @@ def work(database: Database, settings: Settings, publisher: FakePublisher) -> No
             asyncio.run(_pump(database, settings, publisher))
         elif name == "finish":
             finish(database, *found)
+            if explore(database, settings, prices, *found):
+                publisher.dispatch()
 
 
 async def _pump(database: Database, settings: Settings, publisher: FakePublisher) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from routing_service.batches.explore import explore as explore_batch
 from routing_service.batches.finish import finish as finish_batch
 from routing_service.batches.ingest import ingest as ingest_batch
 from routing_service.batches.lengths import fit_lengths as fit_all_lengths
@@ -52,8 +53,11 @@ def dispatch() -> None:
 
 @shared_task(name="routebatch.finish")
 def finish(batch_id: str) -> None:
-    """Give the batch its files and its last state, if it has nothing left to do."""
-    finish_batch(context().database, batch_id)
+    """Give the batch its files and its last state, if it has nothing left to do; have it explored if it is to be."""
+    c = context()
+    finish_batch(c.database, batch_id)
+    if explore_batch(c.database, c.settings, c.prices, batch_id):
+        c.publisher.dispatch()
 
 
 @shared_task(name="routebatch.sweep")

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from routing_service.batches.basis import changes
 from routing_service.batches.create import window_of
+from routing_service.batches.exploration import set_aside
 from routing_service.batches.options import batch_budget, too_small
 from routing_service.batches.pausing import APPROVAL
 from routing_service.batches.view import own_batch
@@ -48,8 +49,8 @@ def approve(
             return
         now = session.scalars(select(func.clock_timestamp())).one()  # it may have waited for the lock
         _check(batch, now, settings, prices)
-        limit = asked if asked is not None else _own_budget(budget, settings)
-        _run(batch, budget, limit, now)
+        limit = asked if asked is not None else _own_budget(batch, budget, settings)
+        _run(batch, budget, limit, now, settings)
     publisher.plan(batch_id)
 
 
@@ -77,16 +78,18 @@ def _check(batch: Batch, now: datetime, settings: Settings, prices: PriceBook) -
         raise ConflictError(message, code="plan_changed")
 
 
-def _own_budget(budget: Budget, settings: Settings) -> Decimal:
-    return batch_budget(Decimal(format_usd(budget.limit_nano)) if budget.limit_nano else None, settings)
+def _own_budget(batch: Batch, budget: Budget, settings: Settings) -> Decimal:
+    whole_nano = budget.limit_nano + batch.explore_nano
+    return batch_budget(Decimal(format_usd(whole_nano)) if whole_nano else None, settings)
 
 
-def _run(batch: Batch, budget: Budget, limit: Decimal, now: datetime) -> None:
+def _run(batch: Batch, budget: Budget, limit: Decimal, now: datetime, settings: Settings) -> None:
     assert batch.preview is not None
     least = batch.preview["least_nano"]
     if to_nano(limit) < least:
         raise InvalidRequestError(too_small(to_nano(limit), least), code="budget_too_small", param="budget_usd")
-    budget.limit_nano = to_nano(limit)
+    batch.explore_nano = set_aside(to_nano(limit), batch.options, batch.candidates, settings)
+    budget.limit_nano = to_nano(limit) - batch.explore_nano
     batch.options = batch.options | {"budget_usd": str(limit)}
     batch.approved_at = batch.announced_at = now
     batch.expires_at = now + window_of(batch.completion_window)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from routing_service.batches.exploration import explored_share
 from routing_service.models import Batch
 from routing_service.pricing import PriceBook
 from routing_service.routers import router_identity
@@ -19,6 +20,7 @@ def basis_of(batch: Batch, models: Iterable[str], settings: Settings, prices: Pr
     return {
         "candidates": list(batch.candidates),
         "router": router_identity(batch.router, settings),
+        "explore_budget_share": settings.learning.explore_budget_share,
         "models": {key: _terms(key, settings, prices) for key in models if key in settings.models},
     }
 
@@ -33,6 +35,9 @@ def _changes(batch: Batch, basis: Mapping[str, Any], settings: Settings, prices:
         yield f"the candidates (now {', '.join(settings.candidates)})"
     if router_identity(batch.router, settings) != basis["router"]:
         yield f"the router {batch.router!r}"
+    part = basis.get("explore_budget_share")  # previews of before this was kept do not explore
+    if part not in (None, settings.learning.explore_budget_share) and explored_share(batch.options, batch.candidates):
+        yield "the part of budgets that is set aside for exploration"
     for key, before in basis["models"].items():
         if key not in settings.models:
             yield f"the model {key!r}, which is no longer configured"

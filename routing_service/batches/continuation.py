@@ -90,7 +90,7 @@ def continue_batch(session: Session, settings: Settings, prices: PriceBook, firs
     batch.router_version_id = asked_version(session, router)
     batch.api_key_id, batch.input_file_id = first.api_key_id, first.input_file_id
     batch.continues, batch.fingerprint = first.id, wish.fingerprint()
-    add(session, batch, window_of(asked.completion_window), options)
+    add(session, batch, window_of(asked.completion_window), options, settings)
     return batch.id
 
 

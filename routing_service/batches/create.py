@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from routing_service import files
 from routing_service.batches.chosen_router import asked_router, asked_version
+from routing_service.batches.exploration import set_aside
 from routing_service.batches.options import BatchOptions, parse_options
 from routing_service.batches.repeats import earlier_batch, one_at_a_time
 from routing_service.db import Database
@@ -84,18 +85,20 @@ def create(
         batch = batch_row(wish, options, router, candidates, prices)
         batch.api_key_id, batch.input_file_id = api_key_id, file.id
         batch.router_version_id = asked_version(session, router)
-        add(session, batch, window, options)
+        add(session, batch, window, options, settings)
     publisher.ingest(batch.id)
     return batch.id
 
 
-def add(session: Session, batch: Batch, window: timedelta, options: BatchOptions) -> None:
-    """Write a batch whose time runs from now, and its budget."""
+def add(session: Session, batch: Batch, window: timedelta, options: BatchOptions, settings: Settings) -> None:
+    """Write a batch whose time runs from now, and its budget, less what is set aside for exploring it."""
+    budget_nano = to_nano(options.budget)
+    batch.explore_nano = set_aside(budget_nano, batch.options, batch.candidates, settings)
     batch.created_at = batch.announced_at = session.scalars(select(func.now())).one()
     batch.expires_at = batch.created_at + window
     session.add(batch)
     session.flush()
-    session.add(Budget(kind=BudgetKind.BATCH, batch_id=batch.id, limit_nano=to_nano(options.budget)))
+    session.add(Budget(kind=BudgetKind.BATCH, batch_id=batch.id, limit_nano=budget_nano - batch.explore_nano))
 
 
 def batch_row(

@@ -17,6 +17,7 @@ import psycopg
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
+from routing_service.batches.exploration import whole_budget
 from routing_service.batches.incoming import file_lines, unanswered_lines
 from routing_service.batches.intake import Intake
 from routing_service.batches.lengths import with_learned_priors
@@ -65,7 +66,7 @@ def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: 
                 _copy_lines(database, session, batch, intake)
                 _lock(session, batch)  # before the budget is read: it may be topped up meanwhile
                 if not batch.is_preview:  # which shows what would do
-                    _check_budget(session, batch_id, intake)
+                    _check_budget(session, batch, intake)
                 if intake.error_count:
                     raise _RefusedError
                 return _accept(session, batch, intake)
@@ -116,14 +117,16 @@ def _row(batch: Batch, number: int, line: Line, floor_nano: int, first: int | No
     )
 
 
-def _check_budget(session: Session, batch_id: str, intake: Intake) -> None:
-    """The budget must cover what all-weak will probably cost, and one worst case on top to have it reserved."""
+def _check_budget(session: Session, batch: Batch, intake: Intake) -> None:
+    """The budget, less what is set aside for exploration, must cover what all-weak will probably cost, and one worst
+    case on top to have it reserved."""
     if intake.error_count:
         return
-    limit = session.scalars(select(Budget.limit_nano).where(Budget.batch_id == batch_id)).one()
+    limit = session.scalars(select(Budget.limit_nano).where(Budget.batch_id == batch.id)).one()
     least = intake.floor_nano + intake.largest_worst_nano
     if limit < least:
-        intake.refuse(LineError("budget_too_small", too_small(limit, least), "budget_usd"))
+        whole = whole_budget(least, batch.options, batch.candidates, intake.settings)
+        intake.refuse(LineError("budget_too_small", too_small(limit + batch.explore_nano, whole), "budget_usd"))
 
 
 def _lock(session: Session, batch: Batch) -> None:

@@ -14,7 +14,7 @@ from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000
 LEAST_BUDGET_USD = Decimal("0.000000001")  # one nano-dollar
-NOT_YET = {"plan_id": "; POST /v1/batches/{id}/approve runs a plan", "explore_share": ""}
+NOT_YET = {"plan_id": "; POST /v1/batches/{id}/approve runs a plan"}
 MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
 
 
@@ -57,6 +57,7 @@ class BatchOptions(BaseModel):
     on_failure: Literal["fail", "fallback"] = "fail"
     dedupe: Literal["off", "deterministic", "batch", "key"] = "deterministic"
     priority: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=9)] = 5
+    explore_share: Share | None = None  # stored filled in
 
     @property
     def budget(self) -> Decimal:
@@ -90,7 +91,8 @@ def parse_options(
     options = _validate(values)
     _check_mode(options, values)
     budget = batch_budget(options.budget_usd, settings) if needs_budget or options.budget_usd is not None else None
-    return options.model_copy(update={"budget_usd": budget})
+    explored = options.explore_share if options.explore_share is not None else settings.learning.explore_share
+    return options.model_copy(update={"budget_usd": budget, "explore_share": explored})
 
 
 def parse_budget(value: Any) -> Decimal:

@@ -23,7 +23,7 @@ def plan_object(session: Session, api_key_id: str, batch_id: str) -> tuple[dict[
         message = f"Batch '{batch_id}' has no plan to show: POST /v1/batches/plan makes one that has."
         raise NotFoundError(message, code="not_a_plan", param="id")
     scored = session.scalar(_SCORED, {"id": batch_id}) or 0
-    limit = session.scalars(select(Budget.limit_nano).where(Budget.batch_id == batch_id)).one()
+    limit = session.scalars(select(Budget.limit_nano).where(Budget.batch_id == batch_id)).one() + batch.explore_nano
     pending = not batch.preview and batch.state in (BatchState.VALIDATING, BatchState.IN_PROGRESS)
     return {
         "id": batch.id,

@@ -15,6 +15,7 @@ import numpy as np
 
 from routing_service.batches.basis import basis_of
 from routing_service.batches.cutting import cut_within
+from routing_service.batches.exploration import whole_budget
 from routing_service.batches.scored import Scored
 from routing_service.models import Batch
 from routing_service.planning import Floats, Plan, Ranking, Rung, frontier, ladder
@@ -25,7 +26,8 @@ INTERVAL = 0.9
 
 
 def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, settings: Settings) -> dict[str, Any]:
-    """`step`: what the plan cuts. `limit_nano`: the batch's budget, 0 for none.
+    """`step`: what the plan cuts. `limit_nano`: the batch's own budget, 0 for none. Budgets that are found are whole
+    ones: with what is set aside of them for exploration.
 
     The least budget is what the cheapest models will probably cost and one worst case of theirs, as of any batch.
     """
@@ -48,14 +50,21 @@ def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, set
         return [_shown(rung, batch.candidates, pinned, int(table.answers.sum()), aside) for rung in found]
 
     chosen = rungs([limit_nano] if limit_nano >= least else [])
+    enough = _enough(rungs([_round_up(budget + aside) for budget in ladder(ranking, at)]), margin)
+
+    def asked_for(own: int) -> int:
+        """The budget that leaves so much when what is set aside for exploration is taken off, as amounts are shown."""
+        whole = whole_budget(own, batch.options, batch.candidates, settings)
+        return own if whole == own else _round_up(whole)
+
     return {
         "basis": basis_of(batch, [*batch.candidates, *pinned.counts], settings, price_book(settings)),
-        "least_nano": least,
+        "least_nano": asked_for(least),
         "weak_nano": weak,
         "strong_nano": int(table.cost[:, -1].sum()),
         "interval": INTERVAL,
-        "ladder": _enough(rungs([_round_up(budget + aside) for budget in ladder(ranking, at)]), margin),
-        "chosen": next(iter(chosen), None),
+        "ladder": [rung | {"budget_nano": asked_for(rung["budget_nano"])} for rung in enough],
+        "chosen": next((rung | {"budget_nano": limit_nano + batch.explore_nano} for rung in chosen), None),
     }
 
 

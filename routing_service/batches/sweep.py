@@ -48,6 +48,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
         finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
+        finishes += _stale_batches(session, _TO_EXPLORE, settings.sweep.interval_s)
         ranges = _stale_ranges(session, after_s)
     for batch_id in ingests:
         publisher.ingest(batch_id)
@@ -71,6 +72,7 @@ _RIPE = (
     "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
     " or (state = 'in_progress' and total > 0 and succeeded + failed >= total - duplicates)"
 )
+_TO_EXPLORE = "explore_nano > 0 and explored_at is null and state = 'completed'"
 
 
 def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:

@@ -81,14 +81,14 @@ def _add(session: Session, batch: Batch, wish: MoreMoney, amount: int) -> None:
     """Raise the limit of a batch whose row is locked."""
     query = select(Budget).where(Budget.batch_id == batch.id).with_for_update(key_share=True)
     budget = session.scalars(query).one()
-    if budget.limit_nano + amount > MAX_BUDGET_USD * NANO:
+    if budget.limit_nano + batch.explore_nano + amount > MAX_BUDGET_USD * NANO:
         raise InvalidRequestError(
             f"with that the budget would be more than {MAX_BUDGET_USD} dollars",
             code="invalid_budget",
             param="budget_usd",
         )
     budget.limit_nano += amount
-    batch.options = batch.options | {"budget_usd": format_usd(budget.limit_nano)}
+    batch.options = batch.options | {"budget_usd": format_usd(budget.limit_nano + batch.explore_nano)}
     batch.replan_at = 0  # should the announcement be lost: the next answer makes a new cut due
     if batch.paused == BUDGET:
         batch.paused = batch.paused_reason = None

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
+from routing_service.batches.exploration import Exploration, described, explorations, money
 from routing_service.batches.totals import Totals, TotalsCache
 from routing_service.errors import NotFoundError
 from routing_service.models import Batch, BatchPurpose, BatchState, Budget
@@ -66,8 +67,11 @@ def _objects(session: Session, cache: TotalsCache, batches: Sequence[Batch]) -> 
     ids = [batch.id for batch in batches]
     budgets = {b.batch_id: b for b in session.scalars(select(Budget).where(Budget.batch_id.in_(ids)))}
     totals = cache.of(session, [(batch, budgets[batch.id]) for batch in batches])
-    followers = continuations(session, ids)
-    return [_object(batch, budgets[batch.id], totals[batch.id], followers.get(batch.id)) for batch in batches]
+    followers, explored = continuations(session, ids), explorations(session, ids)
+    return [
+        _object(batch, budgets[batch.id], totals[batch.id], followers.get(batch.id), explored.get(batch.id))
+        for batch in batches
+    ]
 
 
 def continuations(session: Session, ids: Sequence[str]) -> dict[str, str]:
@@ -76,7 +80,9 @@ def continuations(session: Session, ids: Sequence[str]) -> dict[str, str]:
     return {first: follower for first, follower in session.execute(query) if first is not None}
 
 
-def _object(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
+def _object(
+    batch: Batch, budget: Budget, totals: Totals, follower: str | None, exploration: Exploration | None
+) -> dict[str, Any]:
     return {
         "id": batch.id,
         "object": "batch",
@@ -98,7 +104,9 @@ def _object(batch: Batch, budget: Budget, totals: Totals, follower: str | None) 
             "total_tokens": totals.input_tokens + totals.output_tokens,
         },
         "metadata": batch.client_metadata,
-        "routing": _routing(batch, budget, totals, follower),
+        "routing": _routing(batch, totals, follower)
+        | money(batch, budget, exploration)
+        | described(batch, exploration),
     }
 
 
@@ -109,14 +117,10 @@ def _errors(batch: Batch) -> dict[str, Any] | None:
     return {"object": "list", "data": batch.errors}
 
 
-def _routing(batch: Batch, budget: Budget, totals: Totals, follower: str | None) -> dict[str, Any]:
+def _routing(batch: Batch, totals: Totals, follower: str | None) -> dict[str, Any]:
     expected = batch.expected_cost_nano
     stands_still = batch.state in _PAUSABLE
     return {
-        "budget_usd": None if batch.is_preview and not budget.limit_nano else format_usd(budget.limit_nano),
-        "settled_usd": format_usd(budget.settled_nano),
-        "reserved_usd": format_usd(budget.reserved_nano),
-        "overrun_usd": format_usd(budget.overrun_nano),
         "mode": batch.options.get("mode"),
         "models": totals.by_model,
         "reasons": totals.by_reason,

@@ -41,9 +41,7 @@ class Batch(Base):
     input_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
-    continues: Mapped[str | None] = mapped_column(
-        ForeignKey("batches.id")
-    )  # the batch whose unanswered lines these are
+    continues: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))  # whose unanswered lines these are
     endpoint: Mapped[str]
     completion_window: Mapped[str]
     client_metadata: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
@@ -84,6 +82,8 @@ class Batch(Base):
     expected_cost_nano: Mapped[int | None] = mapped_column(BigInteger)
     unscored: Mapped[bool] = mapped_column(server_default=text("false"))
     unscored_reason: Mapped[str | None]
+    explore_nano: Mapped[Nano] = mapped_column(server_default="0")  # of its budget, set aside for exploring it
+    explored_at: Mapped[datetime | None]
     preview: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # see batches.preview; {}: to come
     approved_at: Mapped[datetime | None]  # when its preview was told to run
     paused: Mapped[str | None]  # the cause, see batches.pausing
@@ -116,7 +116,7 @@ class Batch(Base):
             "case purpose when 'client' then parent_id is null when 'explore' then parent_id is not null else true end",
             name="parent",
         ),
-        CheckConstraint("floor_nano >= 0", name="floor"),
+        CheckConstraint("floor_nano >= 0 and explore_nano >= 0", name="floor"),
         CheckConstraint("approved_at is null or preview is not null", name="approved"),
         CheckConstraint("(state = 'completed') = (completed_at is not null)", name="completed"),
         CheckConstraint("(state = 'cancelled') = (cancelled_at is not null)", name="cancelled"),
@@ -130,6 +130,7 @@ class Batch(Base):
             postgresql_where=text("continues is not null and state <> 'failed'"),
         ),
         Index("uq_batches_explore", "parent_id", unique=True, postgresql_where=text("purpose = 'explore'")),
+        Index("ix_batches_to_explore", "id", postgresql_where="explore_nano > 0 and explored_at is null"),
         Index("ix_batches_list", "api_key_id", text("created_at desc"), text("id desc")),
         Index(
             "ix_batches_open",

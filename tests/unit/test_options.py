@@ -86,7 +86,7 @@ def test_what_is_no_budget_is_an_invalid_budget(value: Any) -> None:
         ({"target_quality": 0.5}, "routing.target_quality", "invalid_value"),
         ({"dedupe": True}, "routing.dedupe", "invalid_value"),
         ({"plan_id": "p"}, "routing.plan_id", "unsupported_parameter"),
-        ({"explore_share": 0.1}, "routing.explore_share", "unsupported_parameter"),
+        ({"explore_share": 1.1}, "routing.explore_share", "invalid_value"),
     ],
 )
 def test_a_wrong_option_is_named(routing: dict[str, Any], param: str, code: str) -> None:
