@@ -115,13 +115,15 @@ def claim(
         plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
     if rows:
         _take(session, settings, prices, pump_id, plan, rows, open_slots, company.suspects, result)
-    if probing and not result.tickets and not result.answered and probing.in_vain(slots, cut=plan.is_corrected):
-        end_probing(session, plan.batch_id)
+    barred = circuits.shut | stopped
     if result.tickets:
         circuits.sent(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
-    elif not (result.answered or result.waiting) and all(
-        free for model, free in slots.items() if model not in circuits.shut | stopped
-    ):
+    elif result.answered:
+        pass
+    elif probing:  # the others of the batch are not looked at before that ends
+        if probing.in_vain(slots, barred, cut=plan.is_corrected):
+            end_probing(session, plan.batch_id)
+    elif not result.waiting and all(free for model, free in slots.items() if model not in barred):
         pause_for_refusals(session, plan.batch_id, circuits)
         if not circuits.open:
             pause_for_stops(session, plan.batch_id, stopped)

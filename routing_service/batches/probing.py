@@ -9,7 +9,7 @@ trip.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -66,10 +66,10 @@ class Probing:
     def over(self) -> bool:
         return all(map(self._knows, self.flying))
 
-    def in_vain(self, slots: Mapping[str, int], *, cut: bool) -> bool:
-        """Whether nothing was sent though it could have been, so that no answer will ever come. `cut`: the batch was
-        cut anew by the answers there are."""
-        could = all(slots.get(m, 0) > 0 for m in self.flying if not self._knows(m))
+    def in_vain(self, slots: Mapping[str, int], barred: Set[str] = frozenset(), *, cut: bool) -> bool:
+        """Whether nothing was sent though it could have been, so that no answer will ever come. `barred`: models that
+        nothing is sent to, whose answers are not waited for. `cut`: the batch was cut anew by the answers there are."""
+        could = all(slots.get(m, 0) > 0 for m in self.flying if not self._knows(m) and m not in barred)
         return could and not any(self.flying.values()) and (cut or not any(self.answered.values()))
 
     def _knows(self, model: str) -> bool:

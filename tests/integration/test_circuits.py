@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from cli.main import main
 from routing_service.batches import circuits
+from routing_service.batches.replan import replan
 from routing_service.db import Database
 from routing_service.outcomes import read_answer
 from tests.planned import Planned
@@ -58,6 +59,19 @@ def test_other_batches_and_lines_pinned_to_other_models_go_on(stage: Stage) -> N
     found = stage.rows("select batch_id, state::text, count(*) from requests group by 1, 2")
     assert set(found) == {(mixed, "succeeded", 11), (mixed, "scored", 70), (other, "succeeded", 5)}
     assert dict(stage.rows("select id, paused from batches")) == {mixed: "model_refused", other: None}
+
+
+def test_a_batch_that_waits_for_probes_goes_on_without_those_of_a_model_that_is_left_alone(stage: Stage) -> None:
+    weak = [Planned(ratio=float("-inf"), pinned="weak") for _ in range(40)]
+    batch_id = stage.plan(*dear(10), *weak)
+    stage.change("update batches set probes = 4")
+    stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
+    stage.pump()
+    assert stage.states() == {"scored": 46, "succeeded": 4}
+    assert replan(stage.database, stage.settings, batch_id)
+    stage.pump()
+    assert stage.states() == {"scored": 10, "succeeded": 40}
+    assert stage.rows("select paused from batches") == [("model_refused",)]
 
 
 def test_a_paused_batch_is_not_resumed_before_it_is_time_for_a_trial(stage: Stage) -> None:
@@ -167,6 +181,8 @@ def test_an_outage_does_not_use_up_the_attempts_of_all_lines(stage: Stage, caplo
     assert [r.levelno for r in caplog.records if "calls in a row failed" in r.message] == [logging.ERROR]
     stage.script = {}
     stage.change("update model_circuits set trial_at = now()")
+    stage.changes = {"claim_s": 60}  # it ends when it has nothing left to do
+    stage.settings = stage.configured()
     stage.pump()
     assert stage.states() == {"succeeded": 210}
     assert "model strong answers again" in caplog.text
