@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -25,7 +26,10 @@ from training.lift import lift
 from training.methods import METHODS, Progress, method
 from training.snapshot import Judged, Parts
 
+log = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float64]
+LEAST_GAP = 1e-9
 
 __all__ = [
     "Candidate",
@@ -79,7 +83,7 @@ def load_benchmarks(settings: Settings, pair: Pair) -> list[Benchmark]:
     for name, path in settings.learning.benchmarks.items():
         of_tables = name in SETS
         loaded = load_benchmark(name if of_tables else COMPARISONS, path, pair=None if of_tables else pair)
-        if loaded.gain.mean() <= 0:
+        if loaded.gain.mean() <= LEAST_GAP:
             raise DataError(
                 f"learning.benchmarks.{name}: strong is no better on it, so that it cannot tell routers apart"
             )
@@ -110,8 +114,11 @@ def fit_all(
     for name in known_methods(settings):
         try:
             candidates.append(_fit(name, fitted, settings, directory / name, progress))
-        except (RoutebatchError, ImportError, MemoryError) as error:
-            failed[name] = str(error) or type(error).__name__
+        except RoutebatchError as error:
+            failed[name] = str(error)
+        except Exception as error:  # another method may do
+            log.exception("the method %s cannot be fitted", name)
+            failed[name] = f"{type(error).__name__}: {error}"
     if not candidates:
         raise DataError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     return candidates, failed

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from routing_service.errors import ScoringError
+from routing_service.routers import Router
+from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 from training.benchmark import Benchmark
 from training.candidates import Candidate, Measured, fit_all, measured, without
+from training.data import DataError
 from training.drift import excess_error
 from training.gate import Benchmarked, Primary, Verdict, decide
 from training.lift import lift
@@ -51,21 +55,30 @@ def hold(
     learning = settings.learning
     parts = split(snapshot, learning.hold_out, learning.seed)
     fitted, left_out = without(parts.fitted, benchmarks, settings, progress)
-    candidates, failed = fit_all(fitted, settings, directory, progress)
-    with progress("measuring", len(candidates) + 1) as advance:
-        figures = []
-        for router in (now.router, *(candidate.router for candidate in candidates)):
-            figures.append(measured(router, parts, benchmarks, snapshot.pair, snapshot.fingerprint(), learning.seed))
+    fits, failed = fit_all(fitted, settings, directory, progress)
+
+    def measure(router: Router) -> Measured:
+        return measured(router, parts, benchmarks, snapshot.pair, snapshot.fingerprint(), learning.seed)
+
+    candidates, new = [], []
+    with progress("measuring", len(fits) + 1) as advance:
+        old, trouble = _of_serving(now, measure)
+        advance(1)
+        for one in fits:
+            try:
+                new.append(measure(one.router))
+                candidates.append(one)
+            except ScoringError as error:
+                failed[one.method] = str(error)
             advance(1)
-    old, *new = figures
-    known = {name: figure for name, figure in now.shown_elsewhere().items() if name in old.benchmarks}
-    old = replace(old, benchmarks=old.benchmarks | known)
+    if not candidates:
+        raise DataError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     primary, order, verdict = _compare(new, old, parts, settings)
     candidates, new = [candidates[i] for i in order], [new[i] for i in order]
     told = {
         "primary": primary,
         "gate": verdict.figures,
-        "serving": {"router": now.name, "evaluations": _shown(old)},
+        "serving": {"router": now.name, "trouble": trouble, "evaluations": _shown(old)},
         "candidates": {one.method: _shown(found) for one, found in zip(candidates, new, strict=True)},
         "failed": failed,
         "fitted": {"prompts": len(fitted.prompts), "rows": len(fitted)},
@@ -74,6 +87,17 @@ def hold(
         "decontamination": left_out.as_dict(),
     }
     return Contest(candidates, new, verdict, (_excess(new[0], parts.held), _excess(old, parts.held)), told)
+
+
+def _of_serving(now: Serving, measure: Callable[[Router], Measured]) -> tuple[Measured, str | None]:
+    """What a candidate has to beat. A router that cannot score these models (its batches go unscored) is as good as a
+    random one, and must not stand in the way of one that can."""
+    try:
+        old, trouble = measure(now.router), None
+    except ScoringError as error:
+        old, trouble = measure(RandomRouter()), str(error)
+    known = {name: figure for name, figure in now.shown_elsewhere().items() if name in old.benchmarks}
+    return replace(old, benchmarks=old.benchmarks | known), trouble
 
 
 def _compare(

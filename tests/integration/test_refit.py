@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import event, select, text, update
@@ -17,15 +19,17 @@ from cli.main import main
 from routing_service import routers
 from routing_service.artifact_store import ArtifactStore
 from routing_service.db import Database
-from routing_service.errors import ArtifactError
+from routing_service.errors import ArtifactError, ScoringError
 from routing_service.models import Comparison, Evaluation, Refit, RefitOutcome, RefitTrigger, RouterVersion
 from routing_service.routers import load_router
+from routing_service.routers.base import Pair, Vector
 from routing_service.versions import active, promote, register
 from tests.learned import compare, kept, learning_settings, run, wait_for_locks
-from tests.topics_fake import CLASSES, PLACES
+from tests.topics_fake import CLASSES, PLACES, TopicsRouter
 from training import methods
 from training.refit import refit
 from training.refit_record import listed, only_one
+from training.serving import Serving
 
 ROOT = Path(__file__).parents[2]
 LEFT = ("versions", "evaluations", "promotions")
@@ -141,6 +145,24 @@ def test_what_cannot_be_done_is_a_reason_and_leaves_no_version_that_serves(
     assert found.outcome in (RefitOutcome.FAILED, RefitOutcome.REFUSED)
     assert reason in found.reason
     assert serves(database) is None
+
+
+def test_a_method_that_fails_leaves_the_others_and_a_router_that_cannot_score_is_replaced(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(TopicsRouter):
+        def raw_win_rates(self, prompts: Sequence[str], pairs: Sequence[Pair]) -> Vector:
+            raise ScoringError("it knows no such model")
+
+    compare(database)
+    settings = learning_settings(tmp_path, methods=["gain", "topics"])
+    monkeypatch.setattr("training.gain.fit", lambda *_, **__: 1 / 0)
+    lost = Serving(None, "lost", Lost(np.zeros(2), {}))
+    monkeypatch.setattr("training.refit.serving", lambda *_: lost)
+    found = run(database, settings)
+    assert (found.outcome, len(found.version_ids)) == (RefitOutcome.PROMOTED, 1)
+    assert found.figures["failed"] == {"gain": "ZeroDivisionError: division by zero"}
+    assert found.figures["serving"]["trouble"] == "it knows no such model"
 
 
 def test_without_a_store_nothing_is_fitted(database: Database, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_rare_words_count_for_more_than_common_ones() -> None:
 def test_true_win_rates_are_not_further_off_than_chance_and_others_are() -> None:
     draw = np.random.default_rng(0)
     rates = draw.random(400)
-    gain = 2.0 * (draw.random(400) < rates) - 1
+    gain = np.where(draw.random(400) < rates, 1.0, -1.0)
     assert abs(excess_error(rates, gain)) < 0.03
     assert excess_error(1 - rates, gain) > 0.2
     assert excess_error(rates, gain) == excess_error(rates, gain)
