@@ -114,9 +114,8 @@ def evaluate(
     try:
         sets = [_load(name, data, answers, (strong, weak), usd_per_million, state_dir) for name in dict.fromkeys(names)]
         sets = _without(sets, leave_out)
-        found = measure(
-            list(dict.fromkeys(wanted or (None,))), sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed
-        )
+        routers = list(dict.fromkeys(wanted or (None,)))
+        found = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
         write_files(found, plots, html)
     except (RoutebatchError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -14,6 +14,7 @@ from training.dollars import blended
 
 SIZE, DPI = (7, 4.5), 130  # inches, dots an inch
 STYLES = {RANDOM: ("--", "grey"), ORACLE: (":", "black")}
+TWO_SIDED = 1.96  # standard errors on either side hold 95 %
 LONGEST_NAME = 40  # characters of a legend
 
 
@@ -64,12 +65,13 @@ def _dollars(axes: Axes, found: Assessment) -> None:
 
 
 def _calibration(axes: Axes, found: Assessment) -> None:
-    axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="calibrated")
+    """Outcomes of tenths of the prompts, by win rate, with the 95 % interval of each mean."""
     for line in found.routers:
         assert line.bins is not None
-        rate, outcome, prompts = line.bins.T
-        drawn = axes.plot(rate, outcome, label=_label(line.name))
-        axes.scatter(rate, outcome, s=10 + 200 * prompts / prompts.sum(), color=drawn[0].get_color(), alpha=0.6)
+        rate, outcome, error, _ = line.bins.T
+        axes.errorbar(rate, outcome, yerr=TWO_SIDED * error, marker="o", capsize=2, label=_label(line.name))
+    low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], linestyle="--", color="grey", label="calibrated")
     axes.set_xlabel("win rate")
     axes.set_ylabel("outcome, ties as half")
 

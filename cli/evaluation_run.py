@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.scoring import Chosen, choose, read_settings
@@ -61,6 +62,7 @@ def measure(
     usd_per_million: Prices,
     usd_per_hour: float,
     seed: int,
+    state_dir: Path | None = None,
 ) -> Evaluated:
     """Load the routers one after another, and measure each on all sets. UsageError, RoutebatchError as they load."""
     settings = read_settings()
@@ -69,11 +71,11 @@ def measure(
     methods: dict[str, str] = {}
     notes: list[str] = []
     for named in wanted:
-        chosen = choose(named, *models, settings)
+        chosen = choose(named, *models, settings, state_dir)
         name = named or chosen.router.name
         for found, benchmark in zip(rates, sets, strict=True):
             found[name] = _win_rates(chosen, benchmark.prompts, f"{name}: {benchmark.name}")
-        uncached = choose(named, *models, _uncached(settings))
+        uncached = choose(named, *models, _uncached(settings), state_dir)
         overhead[name] = Overhead(_requests_per_second(uncached, sets[0].prompts), usd_per_hour)
         methods[name] = chosen.router.name
         notes += [note for benchmark in sets if (note := _known(name, chosen.router, benchmark))]

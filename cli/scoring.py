@@ -51,14 +51,20 @@ def pair_options(command: Command) -> Command:
     return click.option("--weak", help="The weak model.")(command)
 
 
-def choose(wanted: str | None, strong: str | None, weak: str | None, settings: Settings | None = None) -> Chosen:
+def choose(
+    wanted: str | None,
+    strong: str | None,
+    weak: str | None,
+    settings: Settings | None = None,
+    state_dir: Path | None = None,
+) -> Chosen:
     """The router of that name or in that directory, the configured one for None, and its pair."""
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
     if strong is not None and strong == weak:
         raise click.UsageError("--strong and --weak name the same model")
     settings = settings or read_settings()
-    router = find_router(wanted, settings)
+    router = find_router(wanted, settings, state_dir)
     if strong is not None and weak is not None:
         return Chosen(router, strong, weak)
     candidates = settings.candidates
@@ -91,9 +97,9 @@ def find_router(wanted: str | None, settings: Settings | None = None, state_dir:
         if canonical(name) not in names and Path(name).is_dir():
             return load_router(Path(name), settings)
         if (number := number_of(name)) is not None:
-            return load_version(number, state_dir)
+            return load_version(number, state_dir, settings)
         if wanted == AUTO:
-            return load_active(state_dir)
+            return load_active(state_dir, settings)
         if canonical(name) in (*METHODS, *names):
             return make_router(name, settings)
     raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")

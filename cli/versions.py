@@ -22,11 +22,11 @@ def number_of(name: str) -> int | None:
     return version_number(version_name(int(name)) if name.isascii() and name.isdigit() else name)
 
 
-def stack_settings(state_dir: Path | None) -> Settings:
+def stack_settings(state_dir: Path | None, base: Settings | None = None) -> Settings:
     """The configuration, with the database and the artifact store that an operator command of --state-dir asks."""
     from pydantic import SecretStr
 
-    settings = read_settings()
+    settings = base or read_settings()
     found = {"database_url": SecretStr(find_database(state_dir))}
     if state_dir is None and (settings.artifact_url or configured_database()):
         return settings.model_copy(update=found)
@@ -37,25 +37,25 @@ def stack_settings(state_dir: Path | None) -> Settings:
     return settings.model_copy(update={**found, "artifact_url": str(url)})
 
 
-def load_version(number: int, state_dir: Path | None = None) -> Router:
+def load_version(number: int, state_dir: Path | None = None, base: Settings | None = None) -> Router:
     """That router version. ClickException for a database that cannot be reached, RoutebatchError for the rest."""
     from routing_service.routers import load_artifact
     from routing_service.versions import find
 
-    settings = stack_settings(state_dir)
+    settings = stack_settings(state_dir, base)
     with reading(state_dir) as session:
         artifact = find(session, number).artifact
     return load_artifact(artifact, settings)
 
 
-def load_active(state_dir: Path | None = None) -> Router:
+def load_active(state_dir: Path | None = None, base: Settings | None = None) -> Router:
     """The router that serves: the active version, else the built-in one."""
     from routing_service.routers import BUILT_IN, make_router
     from routing_service.versions import active
 
     with reading(state_dir) as session:
         version = active(session)
-    return load_version(version.id, state_dir) if version else make_router(BUILT_IN, read_settings())
+    return load_version(version.id, state_dir, base) if version else make_router(BUILT_IN, base or read_settings())
 
 
 def router_name(number: int | None) -> str:

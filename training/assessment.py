@@ -35,9 +35,9 @@ class Line:
     """A router's figures on a set. Figures of a ranking are None where strong is no better than weak; calibration, for
     baselines that give no win rate.
 
-    `difference` is the 95 % interval of its APGR minus the first router's. `quality`, shape (21,): at SHARES of strong
-    calls. `at_budgets`: the quality at BUDGETS, where costs are known. `bins`, shape (bins, 3): mean win rate, mean
-    outcome and prompts of each bin that has any. `dollars` is the curve to draw: dollars and quality.
+    `difference` is the 95 % interval of its APGR minus the first router's. `quality` and `pgr`, shape (21,), at SHARES of
+    strong calls. `at_budgets`: the quality at BUDGETS, where costs are known; `dollars` is the curve to draw, dollars and
+    quality. `bins`, shape (bins, 4), are those of `_bins`.
     """
 
     name: str
@@ -183,9 +183,14 @@ def _at_budgets(curve: Curve | None, benchmark: Benchmark) -> list[float | None]
 
 
 def _bins(rates: Floats, gain: Floats) -> Floats:
-    """Of bins of equal width in [0, 1] that hold prompts: mean win rate, mean outcome, how many prompts."""
-    place = np.clip((rates * BINS).astype(int), 0, BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    kept = count > 0
-    means = [np.bincount(place, values, minlength=BINS)[kept] / count[kept] for values in (rates, (1 + gain) / 2)]
-    return np.column_stack([*means, count[kept]])
+    """Of ten bins of about as many prompts, none of which parts equal win rates: mean win rate, mean outcome, standard
+    error of that, prompts.
+
+    (Bins of equal width, by which the error is taken, show little: most routers' win rates fill but two or three.)
+    """
+    edges = np.unique(np.quantile(rates, np.linspace(0, 1, BINS + 1)))
+    _, place = np.unique(np.searchsorted(edges[1:-1], rates, side="right"), return_inverse=True)
+    count = np.bincount(place)
+    outcome = (1 + gain) / 2
+    rate, mean, square = (np.bincount(place, values) / count for values in (rates, outcome, outcome**2))
+    return np.column_stack([rate, mean, np.sqrt(np.maximum(square - mean**2, 0) / count), count])

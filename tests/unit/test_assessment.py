@@ -118,9 +118,23 @@ def test_ties_do_not_depend_on_the_order_of_rows() -> None:
 
 
 def test_bins_say_what_was_claimed_and_what_came() -> None:
-    (line,) = assess(four(), {"r": [0.91, 0.93, 0.13, 0.11]}, PRICES).routers
+    (line,) = assess(four(), {"r": [0.9, 0.9, 0.4, 0.3]}, PRICES).routers
     assert line.bins is not None
-    assert line.bins.tolist() == [pytest.approx([0.12, 0.5, 2]), pytest.approx([0.92, 1, 2])]
+    assert line.bins.tolist() == [
+        pytest.approx(found) for found in ([0.3, 0.5, 0, 1], [0.4, 0.5, 0, 1], [0.9, 1, 0, 2])
+    ]
+
+
+def test_bins_hold_about_as_many_prompts_each_and_one_win_rate_is_one_bin() -> None:
+    rng = np.random.default_rng(0)
+    rates = 0.55 + 0.02 * rng.random(1000)
+    strong = (rng.random(1000) < 0.5).astype(float)
+    benchmark = Benchmark("many", [str(n) for n in range(1000)], strong, np.zeros(1000), ("s", "w"))
+    (line, flat) = assess(benchmark, {"r": rates, "flat": np.full(1000, 0.6)}, PRICES).routers
+    assert line.bins is not None
+    assert flat.bins is not None
+    assert line.bins[:, 3].tolist() == [100] * 10
+    assert flat.bins.tolist() == [pytest.approx([0.6, (1 + strong.mean()) / 2, strong.std() / 2 / 1000**0.5, 1000])]
 
 
 def test_overhead_is_that_of_the_papers_table() -> None:
