@@ -35,9 +35,9 @@ class Line:
     """A router's figures on a set. Figures of a ranking are None where strong is no better than weak; calibration, for
     baselines that give no win rate.
 
-    `difference` is the 95 % interval of its APGR minus the first router's. `quality` and `pgr`, shape (21,), at SHARES of
-    strong calls. `at_budgets`: the quality at BUDGETS, where costs are known; `dollars` is the curve to draw, dollars and
-    quality. `bins`, shape (bins, 4), are those of `_bins`.
+    `difference` is the 95 % interval of its APGR minus the first router's. `quality` and `pgr`, shape (21,), are at
+    SHARES of strong calls; `at_budgets` is the quality at BUDGETS, where costs are known. To draw: `dollars`, a curve
+    of dollars and quality, and `bins`, shape (bins, 4), those of `_bins`.
     """
 
     name: str
