@@ -3,8 +3,9 @@
     python -m benchmarks.transfer --train mmlu.csv.gz gsm8k.csv.gz --benchmark mt-bench --data DIRECTORY
     python -m benchmarks.transfer --train prompts.csv.gz battles.csv.gz --strong BIG --weak SMALL --data DIRECTORY
 
-Every seed draws four fifths of the prompts to fit on. The deviation over seeds says how much hangs on that draw; the
-interval, over resampled prompts of the set, how little its prompts can tell: of a small set it is the wider one.
+Prompts of the set are left out of the data. Every seed draws four fifths of the others to fit on: the deviation over
+seeds says how much hangs on that draw; the interval, over resampled prompts of the set, how little its prompts can tell.
+Of a small set it is the wider one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from routing_service.settings import Settings
 from training.benchmark import Benchmark, Floats
 from training.benchmark_sets import BENCHMARKS, load_benchmark
 from training.comparisons import ROLES, Comparisons
+from training.decontamination import decontaminated
 from training.evaluation import apgr, apgr_ten_bins, bootstrap_interval, cpt, random_interval
 from training.methods import METHODS, method, silent
 from training.readers import load_comparisons
@@ -41,10 +43,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", dest="pairs", action="append", default=[], metavar="METHOD.KEY=VALUE")
     options = parser.parse_args()
-    data = load_comparisons(options.train, strong=options.strong, weak=options.weak).comparisons
     tested = load_benchmark(options.benchmark, options.data)
+    loaded = load_comparisons(options.train, strong=options.strong, weak=options.weak).comparisons
+    data, left_out = decontaminated(loaded, tested.prompts)
     low, high = random_interval(tested.gain)
-    title = f"{tested.name}, {len(tested):,} prompts; random 0.5, {low:.3f} to {high:.3f}"
+    title = (
+        f"{tested.name}, {len(tested):,} prompts; {left_out.same} left out of the fit; random {low:.3f} to {high:.3f}"
+    )
     table = Table(*COLUMNS, title=title)
     for name in map(canonical, options.methods.split(",")):
         if name not in METHODS:
