@@ -4,7 +4,7 @@
     python -m benchmarks.transfer --train prompts.csv.gz battles.csv.gz --strong BIG --weak SMALL --data DIRECTORY
 
 Prompts of the set are left out of the data. Every seed draws four fifths of the others to fit on: the deviation over
-seeds says how much hangs on that draw; the interval, over resampled prompts of the set, how little its prompts can tell.
+seeds says how much hangs on that draw; the interval, over resampled prompts of the set, how little they can tell.
 Of a small set it is the wider one.
 """
 
