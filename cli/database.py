@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from routing_service.db import Database
+    from routing_service.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,6 +73,29 @@ def find_database(state_dir: Path | None) -> str:
             "or set ROUTEBATCH_DATABASE_URL"
         )
     return str(found)
+
+
+def find_settings(state_dir: Path | None) -> Settings:
+    """The configuration: the one of the directory's stack, else this process's, else that of the default directory.
+
+    The upstreams' keys are no concern of it. ClickException if it is wrong.
+    """
+    from cli.scoring import read_settings
+    from deploy.configuration import lent_environment
+    from deploy.errors import StackError
+    from deploy.layout import StateDir
+    from routing_service.settings import config_file
+
+    if state_dir is None and (config_file() is not None or configured_database()):
+        return read_settings()
+    try:
+        config = StateDir.at(state_dir).read_stack().get("config")
+    except (StackError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if not config:
+        return read_settings()
+    with lent_environment(ROUTEBATCH_CONFIG=str(config)):
+        return read_settings()
 
 
 def configured_database() -> str | None:

@@ -50,7 +50,7 @@ def check_config(path: Path) -> Settings:
     from routing_service.pricing import price_book
     from routing_service.settings import load_settings
 
-    with _environment(ROUTEBATCH_CONFIG=str(path)):
+    with lent_environment(ROUTEBATCH_CONFIG=str(path)):
         try:
             settings = load_settings()
             price_book(settings)
@@ -60,7 +60,7 @@ def check_config(path: Path) -> Settings:
 
 
 @contextmanager
-def _environment(**changes: str) -> Iterator[None]:
+def lent_environment(**changes: str) -> Iterator[None]:
     """The settings are read from the environment alone: lend them ours."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -1,0 +1,73 @@
+"""Comparisons that are made here of a batch's answers: one of each source, and the last one counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+import orjson
+from sqlalchemy import func, or_
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from routing_service.models import Comparison
+from routing_service.models.base import ComparisonSource
+
+ROWS = 1000  # written at a time
+
+
+@dataclass(frozen=True, slots=True)
+class PairOutcome:
+    """How much the strong model's answer to a request is preferred over the weak one's, in [0, 1]."""
+
+    batch_id: str
+    line: int
+    prompt: str
+    strong: str
+    weak: str
+    outcome: float
+
+
+def keep_comparisons(session: Session, source: ComparisonSource, outcomes: Iterable[PairOutcome]) -> int:
+    """Write a comparison of each, in the stead of an earlier one of that source; returns how many there are.
+
+    One that says the same as before stays as it is. Those on blank prompts teach nothing and are left out.
+    """
+    kept, rows = 0, (_row(source, outcome) for outcome in outcomes if outcome.prompt.strip())
+    while part := list(islice(rows, ROWS)):
+        statement = upsert(Comparison)
+        new = statement.excluded
+        changed = (
+            (Comparison.outcome, new.outcome),
+            (Comparison.model_a, new.model_a),
+            (Comparison.model_b, new.model_b),
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=[Comparison.digest],
+            set_={"model_a": new.model_a, "model_b": new.model_b, "outcome": new.outcome, "created_at": func.now()},
+            where=or_(*(there.is_distinct_from(said) for there, said in changed)),
+        )
+        session.execute(statement, part)
+        kept += len(part)
+    return kept
+
+
+def _digest(source: ComparisonSource, *about: str | int) -> bytes:
+    return sha256(orjson.dumps([source, *about])).digest()
+
+
+def _row(source: ComparisonSource, outcome: PairOutcome) -> dict[str, Any]:
+    return {
+        "digest": _digest(source, outcome.batch_id, outcome.line),
+        "source": source,
+        "prompt": outcome.prompt,
+        "batch_id": outcome.batch_id,
+        "line": outcome.line,
+        "model_a": outcome.strong,
+        "model_b": outcome.weak,
+        "outcome": outcome.outcome,
+        "weight": 1.0,
+    }
