@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("cli.models", "models", "Models that cannot be used now."),
     "ledger": ("cli.ledger", "ledger", "Check the money ledger."),
     "grade": ("cli.grade", "grade", "Hold a batch's answers against gold answers."),
+    "judge": ("cli.judge", "judge", "Let a model judge a batch's answers."),
     "comparisons": ("cli.comparisons", "comparisons", "Collect preferences: import, export, count."),
     "routers": ("cli.routers", "routers", "Router versions: list, show, register, promote, roll back, compare."),
     "prune": ("cli.prune", "prune", "Remove old uploads."),

@@ -30,6 +30,8 @@ LIMIT = click.IntRange(min=1)
 @click.option("--hang", type=RATE, default=0.0, help="Share of calls never answered (billed).")
 @click.option("--garbage", type=RATE, default=0.0, help="Share of calls answered with broken JSON (billed).")
 @click.option("--no-usage", type=RATE, default=0.0, help="Share of answers that say no usage (billed).")
+@click.option("--judge-error", type=RATE, default=0.05, show_default=True, help="Share of a judge's random verdicts.")
+@click.option("--judge-bias", type=RATE, default=0.0, help="Share of a judge's verdicts for what is shown first.")
 @click.option("--requests-per-minute", type=LIMIT, help="Of each model; beyond it calls are answered 429.")
 @click.option("--tokens-per-minute", type=LIMIT, help="Of each model; beyond it calls are answered 429.")
 @click.option(
@@ -46,7 +48,7 @@ def sandbox(**options: object) -> None:
     No language model is behind it. It solves the arithmetic word problems of examples/ by computing; its weak model
     errs more the more steps a problem has, its strong model seldom. Other prompts get filler. A model whose name
     contains "strong" is strong, any other weak. With --replay it answers with recorded answers instead, and unknown
-    prompts with 404.
+    prompts with 404. It also plays the judge of `routebatch judge`, for the word problems and by reference answers.
 
     GET /stats tells the tokens billed by model. A client that disconnects while it waits is billed.
     """

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from routing_service.errors import AuthenticationError, InvalidRequestError, NotFoundError
@@ -28,6 +29,17 @@ def create_key(session: Session, name: str) -> tuple[ApiKey, str]:
     session.flush()
     session.refresh(key)
     return key, secret
+
+
+def internal_key(session: Session, name: str) -> str:
+    """The id of the key under which calls of our own are made: made on first use, with a secret that nobody has.
+
+    Limits of its budgets can be set as any key's.
+    """
+    key_id = f"key_{name}"
+    row = {"id": key_id, "name": name, "digest": secrets.token_bytes(32), "hint": "none"}
+    session.execute(insert(ApiKey).values(row).on_conflict_do_nothing(index_elements=[ApiKey.id]))
+    return key_id
 
 
 def authenticate(session: Session, secret: str) -> ApiKey:

@@ -1,4 +1,4 @@
-"""Tables of routebatch.toml on learning: how answers are graded, and when routers are fitted again."""
+"""Tables of routebatch.toml on learning: how answers are graded and judged, and when routers are fitted again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from routing_service.model_settings import Section
+from routing_service.model_settings import PositiveUsd, Section
 
 
 class GraderSettings(Section):
@@ -32,6 +32,16 @@ class GraderSettings(Section):
         if sum(value is not None for value in (self.regex, self.entry_point, self.json_field)) != 1:
             raise ValueError("name exactly one of regex, entry_point and json_field")
         return self
+
+
+class JudgeSettings(Section):
+    """The model that judges answers, and what it is asked."""
+
+    model: str  # a key of [models]; it need not be a candidate
+    budget_usd: PositiveUsd | None = None  # of one run of the judge; none: each must name one
+    template: str = "pairwise-v1"
+    score_template: str = "score-v1"
+    max_tokens: int = Field(16, ge=1)  # of a reply: the verdict alone
 
 
 class RefitSettings(Section):

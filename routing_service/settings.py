@@ -18,7 +18,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from routing_service.errors import ConfigurationError
-from routing_service.learning_settings import GraderSettings, RefitSettings
+from routing_service.learning_settings import GraderSettings, JudgeSettings, RefitSettings
 from routing_service.model_settings import ModelSettings as ModelSettings  # read with the other tables from here
 from routing_service.model_settings import PositiveUsd, Section, Usd
 
@@ -118,6 +118,7 @@ class LearningSettings(RefitSettings):
     explore_share: float = Field(0, ge=0, le=1)  # of a batch's lines, asked of the other model too
     explore_budget_share: float = Field(0.05, gt=0, le=0.5)  # of a batch's budget, set aside for that
     graders: dict[str, GraderSettings] = Field({})  # the operator's own, by the name that `grade --grader` gives
+    judge: JudgeSettings | None = None
 
 
 class Settings(BaseSettings):
@@ -216,6 +217,10 @@ def _check_candidates(settings: Settings, where: str) -> None:
         if name not in settings.models:
             known = ", ".join(settings.models) or "none"
             raise ConfigurationError(f"{where}: routing.candidates names {name!r}; configured models: {known}")
+    judge = settings.learning.judge
+    if judge is not None and judge.model not in settings.models:
+        known = ", ".join(settings.models) or "none"
+        raise ConfigurationError(f"{where}: learning.judge.model names {judge.model!r}; configured models: {known}")
     for name, model in settings.models.items():
         key = model.api_key()
         variable = f"{where}: models.{name}.api_key_env: the environment variable {model.api_key_env}"

@@ -41,7 +41,7 @@ class SyntheticAnswers:
 
     def answer(self, model: str, prompt: str, choice: int) -> str:
         strong = self._config.is_strong(model) is True
-        slip, size, length = _draws(f"{self._config.seed}\0{strong}\0{choice}\0{prompt}")
+        slip, size, length = draws(f"{self._config.seed}\0{strong}\0{choice}\0{prompt}")
         steps = working(prompt)
         if steps is None:
             return _generic(length)
@@ -49,7 +49,7 @@ class SyntheticAnswers:
         return _solution(steps, _off_by(steps[-1].result, size) if slip < error else steps[-1].result)
 
 
-def _draws(key: str) -> tuple[float, float, float]:
+def draws(key: str) -> tuple[float, float, float]:
     """Three independent numbers in [0, 1) that depend on the key alone."""
     digest = blake2b(key.encode(errors="replace"), digest_size=24).digest()
     a, b, c = (int.from_bytes(digest[start : start + 8]) / 2**64 for start in (0, 8, 16))

@@ -19,6 +19,7 @@ from sandbox.answers import Answers, SyntheticAnswers
 from sandbox.billed import BilledFile
 from sandbox.config import SandboxConfig
 from sandbox.faults import UNBILLED, Fault, FaultSource, reset_connection
+from sandbox.judging import judged
 from sandbox.rates import RateLimits, refusal_headers
 from sandbox.replay import ReplayAnswers
 from sandbox.stats import Stats
@@ -104,7 +105,11 @@ class Sandbox:
 
     def _work(self, call: ChatCall, fault: Fault | None, client_request_id: str) -> Completion:
         """Answer the call and bill it."""
-        answers = [self._answers.answer(call.model, call.prompt, choice) for choice in range(call.choices)]
+        verdict = judged(self._config, call.prompt)
+        answers = [
+            self._answers.answer(call.model, call.prompt, choice) if verdict is None else verdict
+            for choice in range(call.choices)
+        ]
         input_tokens = count_tokens(call.messages)
         done = completion(
             call,

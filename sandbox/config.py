@@ -29,6 +29,10 @@ class SandboxConfig:
     hang: float = 0.0
     garbage: float = 0.0
     no_usage: float = 0.0
+    judge_error: float = 0.05
+    """Share of verdicts that are drawn by lot, of a judge's prompts."""
+    judge_bias: float = 0.0
+    """Share of verdicts on pairs that prefer what is shown first, whatever it is."""
     requests_per_minute: int | None = None
     """That each model lets through; None: any number. Beyond it calls are refused with 429."""
     tokens_per_minute: int | None = None
@@ -36,6 +40,9 @@ class SandboxConfig:
     """A CSV file to write every billed call to."""
 
     def __post_init__(self) -> None:
+        for chance in (self.judge_error, self.judge_bias):
+            if not 0.0 <= chance <= 1.0:
+                raise ValueError(f"a judge's error and bias must be between 0 and 1, but one is {chance}")
         rates = {field.name: getattr(self, field.name) for field in fields(self) if field.name in FAULT_RATES}
         for name, rate in rates.items():
             if not 0.0 <= rate <= 1.0:

@@ -1,4 +1,4 @@
-"""Comparisons that are made here of a batch's answers: one of each source, and the last one counts."""
+"""Comparisons and ratings that are made here of a batch's answers: one of each source, and the last one counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import func, or_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from routing_service.models import Comparison
+from routing_service.models import Comparison, Rating
 from routing_service.models.base import ComparisonSource
 
 ROWS = 1000  # written at a time
@@ -29,6 +29,17 @@ class PairOutcome:
     strong: str
     weak: str
     outcome: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """How good a model's answer to a request is, from 1 to 5."""
+
+    batch_id: str
+    line: int
+    prompt: str
+    model: str
+    score: int
 
 
 def keep_comparisons(session: Session, source: ComparisonSource, outcomes: Iterable[PairOutcome]) -> int:
@@ -55,6 +66,21 @@ def keep_comparisons(session: Session, source: ComparisonSource, outcomes: Itera
     return kept
 
 
+def keep_ratings(session: Session, source: ComparisonSource, scores: Iterable[AnswerScore]) -> int:
+    """The same of ratings, one of each source and answer."""
+    kept, rows = 0, (_rating(source, score) for score in scores if score.prompt.strip())
+    while part := list(islice(rows, ROWS)):
+        statement = upsert(Rating)
+        statement = statement.on_conflict_do_update(
+            index_elements=[Rating.digest],
+            set_={"score": statement.excluded.score, "created_at": func.now()},
+            where=Rating.score != statement.excluded.score,
+        )
+        session.execute(statement, part)
+        kept += len(part)
+    return kept
+
+
 def _digest(source: ComparisonSource, *about: str | int) -> bytes:
     return sha256(orjson.dumps([source, *about])).digest()
 
@@ -70,4 +96,16 @@ def _row(source: ComparisonSource, outcome: PairOutcome) -> dict[str, Any]:
         "model_b": outcome.weak,
         "outcome": outcome.outcome,
         "weight": 1.0,
+    }
+
+
+def _rating(source: ComparisonSource, score: AnswerScore) -> dict[str, Any]:
+    return {
+        "digest": _digest(source, score.batch_id, score.line, score.model),
+        "source": source,
+        "prompt": score.prompt,
+        "batch_id": score.batch_id,
+        "line": score.line,
+        "model": score.model,
+        "score": score.score,
     }

@@ -18,6 +18,7 @@ from routing_service.settings import Settings, get_settings
 from workers.stopping import stopping
 
 VISIBLE_S = 3600  # after which a message that nobody acknowledged is delivered again
+COLLECT_S = 60.0  # between looks for replies of a judge
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "routebatch.fit_lengths": {"queue": "train"},
             "routebatch.refit": {"queue": "train"},
             "routebatch.refit_if_due": {"queue": "train"},
+            "routebatch.collect_judgements": {"queue": "train"},
         },
         "beat_schedule": {
             "sweep": {
@@ -64,6 +66,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
                 "task": "routebatch.fit_lengths",
                 "schedule": settings.score.fit_lengths_s,
                 "options": {"expires": max(1.0, settings.score.fit_lengths_s)},
+            },
+            "collect_judgements": {
+                "task": "routebatch.collect_judgements",
+                "schedule": COLLECT_S,
+                "options": {"expires": COLLECT_S},
             },
             **_refits(settings),
         },

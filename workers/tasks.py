@@ -92,3 +92,11 @@ def refit_if_due() -> None:
     c = context()
     if (asked := due(c.database, c.settings)) is not None:
         refit_routers(c.database, c.settings, trigger=asked[0], asked=asked[1])
+
+
+@shared_task(name="routebatch.collect_judgements")
+def collect_judgements() -> None:
+    """Make comparisons and ratings of what a judge has replied."""
+    from training.judging.collect import collect_judgements as collect
+
+    collect(context().database)

@@ -96,6 +96,32 @@ class Feedback(Base):
     )
 
 
+class Judgement(Base):
+    """A question to a judge, which is a line of a companion batch, and its raw verdict. See training.judging."""
+
+    __tablename__ = "judgements"
+    batch_id: Mapped[str] = mapped_column(primary_key=True)  # the companion
+    line: Mapped[int] = mapped_column(primary_key=True)
+    parent_id: Mapped[str] = mapped_column(ForeignKey("batches.id"))  # the request whose answers are judged
+    parent_line: Mapped[int]
+    template: Mapped[str]
+    judge: Mapped[str]  # the configured name of the model that is asked
+    model_a: Mapped[str]  # whose answer is shown first, or alone
+    model_b: Mapped[str | None]
+    swapped: Mapped[bool] = mapped_column(server_default=text("false"))  # the weak model's answer is shown first
+    verdict: Mapped[str | None]  # none: not read yet
+    read_at: Mapped[datetime | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["batch_id", "line"], ["requests.batch_id", "requests.line"]),
+        CheckConstraint(
+            "verdict in ('a', 'b', 'tie', '1', '2', '3', '4', '5', 'unparsed', 'unanswered')", name="verdict"
+        ),
+        CheckConstraint("(verdict is null) = (read_at is null)", name="read"),
+        Index("ix_judgements_parent", "parent_id", "parent_line"),
+        Index("ix_judgements_unread", "batch_id", postgresql_where=text("verdict is null")),
+    )
+
+
 class RouterVersion(Base):
     """One fitted router: where its artifact is, what it was fitted on. At most one is active."""
 

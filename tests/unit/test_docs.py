@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from cli.main import COMMANDS
+from routing_service.learning_settings import JudgeSettings
 from routing_service.pricing import price_book
 from routing_service.settings import ModelSettings, Settings, load_settings
 
@@ -37,6 +38,10 @@ def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> 
     model = Settings.model_fields[section].annotation
     assert isinstance(model, type)
     assert documented(section) == keys(model)
+
+
+def test_every_key_of_the_judge_is_documented_with_its_default() -> None:
+    assert documented("learning.judge") == keys(JudgeSettings)
 
 
 def test_every_key_of_a_model_is_documented_with_its_default() -> None:

@@ -62,3 +62,16 @@ def test_a_lease_is_renewed_before_it_can_run_out(monkeypatch: pytest.MonkeyPatc
         load_settings()
     monkeypatch.setenv("ROUTEBATCH_DISPATCH__RENEW_S", "4")
     assert load_settings().dispatch.renew_s == 4
+
+
+def test_a_judge_must_be_a_configured_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "routebatch.toml"
+    monkeypatch.setenv("ROUTEBATCH_CONFIG", str(file))
+    model = MODEL.format(url="http://127.0.0.1:9/v1").replace('api_key_env = "UPSTREAM_KEY"', "")
+    file.write_text(model + '[learning.judge]\nmodel = "only"\n')
+    judge = load_settings().learning.judge
+    assert judge is not None
+    assert judge.model == "only"
+    file.write_text(model + '[learning.judge]\nmodel = "other"\n')
+    with pytest.raises(ConfigurationError, match=r"learning\.judge\.model names 'other'; configured models: only"):
+        load_settings()
