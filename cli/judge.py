@@ -245,9 +245,9 @@ def _show_health(found: JudgeHealth) -> None:
         ("agrees with them where both prefer one answer", found.golden_decided),
     ]
     columns = ("share", "n", "of 1", "95 %")
-    print_table(columns, [(name, *_cells(share)) for name, share in shares], numeric=columns[1:])
+    print_table(columns, [(name, *_cells(share)) for name, share in shares if share.n], numeric=columns[1:])
 
 
 def _cells(share: Mean) -> tuple[str, str, str]:
     low, high = share.interval
-    return f"{share.n:,}", "-" if share.mean is None else f"{share.mean:.3f}", f"{low:.3f} to {high:.3f}"
+    return f"{share.n:,}", f"{share.mean or 0:.3f}", f"{low:.3f} to {high:.3f}"
