@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.amounts import Usd
 from cli.database import database_options, find_database, find_settings
 from cli.database import reading as transaction
+from cli.judged import asked_as_json, show_asked, show_collected, show_health
 from cli.progress import spinner
 
 if TYPE_CHECKING:
     from routing_service.settings import Settings
-    from training.intervals import Mean
     from training.judging.asking import Asked
     from training.judging.collect import Collected
-    from training.judging.health import JudgeHealth
 
 ASK = "ask"  # the command that `judge BATCH` is short for
 POLL_S = 1.0
@@ -88,12 +87,12 @@ def ask(
     except RoutebatchError as error:
         raise click.ClickException(str(error)) from error
     if not as_json:
-        _show_asked(asked)
+        show_asked(asked)
     found = _wait_for(asked.batch_id, state_dir) if wait else None
     if as_json:
-        print_json(_asked(asked) | {"collected": asdict(found) if found else None})
+        print_json(asked_as_json(asked) | {"collected": asdict(found) if found else None})
     elif found:
-        _show_collected(found)
+        show_collected(found)
     if found and found.unanswered:
         raise SystemExit(3)
 
@@ -111,7 +110,7 @@ def collect(as_json: bool, state_dir: Path | None) -> None:
     if as_json:
         print_json(asdict(found))
     else:
-        _show_collected(found)
+        show_collected(found)
 
 
 @judge.command()
@@ -135,7 +134,7 @@ def health(as_json: bool, state_dir: Path | None) -> None:
     elif not found:
         click.echo("no judge was asked yet")
     for each in () if as_json else found:
-        _show_health(each)
+        show_health(each)
 
 
 def _ask(
@@ -198,56 +197,3 @@ def _collect(state_dir: Path | None) -> Collected:
         return collect_judgements(database)
     finally:
         database.dispose()
-
-
-def _asked(asked: Asked) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from routing_service.pricing import format_usd
-
-    amounts = {"budget_usd": asked.budget_nano, "expected_cost_usd": asked.expected_cost_nano}
-    return asdict(asked) | {name: format_usd(nano) for name, nano in amounts.items()}
-
-
-def _show_asked(asked: Asked) -> None:
-    from cli.output import usd
-    from routing_service.pricing import to_usd
-
-    what = "pairs" if asked.calls > asked.subjects else "answers"
-    click.echo(
-        f"{asked.batch_id}: {asked.judge} is asked about {asked.subjects:,} {what} in {asked.calls:,} calls, for about"
-        f" {usd(to_usd(asked.expected_cost_nano))} of at most {usd(to_usd(asked.budget_nano))}"
-    )
-    if asked.asked_before:
-        click.echo(f"{asked.asked_before:,} were asked about before", err=True)
-    if asked.too_long:
-        click.echo(f"{asked.too_long:,} are too long to be asked about (limits.max_line_bytes)", err=True)
-
-
-def _show_collected(found: Collected) -> None:
-    click.echo(
-        f"{found.verdicts:,} verdicts: {found.comparisons:,} comparisons and {found.ratings:,} ratings;"
-        f" {found.unparsed:,} replies in no form that counts, {found.unanswered:,} questions without a reply"
-    )
-
-
-def _show_health(found: JudgeHealth) -> None:
-    from cli.output import print_table, usd
-    from routing_service.pricing import to_usd
-
-    counts = ", ".join(f"{verdict} {count:,}" for verdict, count in found.verdicts.items())
-    click.echo(f"{found.judge}, {found.template}: {found.calls:,} calls for {usd(to_usd(found.cost_nano))} ({counts})")
-    shares = [
-        ("replies in no form that counts", found.unparsed),
-        ("both orders say the same", found.swap_agreement),
-        ("prefers what is shown first (0.5: no bias)", found.first_preferred),
-        ("agrees with golden labels, ties included", found.golden_agreement),
-        ("agrees with them where both prefer one answer", found.golden_decided),
-    ]
-    columns = ("share", "n", "of 1", "95 %")
-    print_table(columns, [(name, *_cells(share)) for name, share in shares if share.n], numeric=columns[1:])
-
-
-def _cells(share: Mean) -> tuple[str, str, str]:
-    low, high = share.interval
-    return f"{share.n:,}", f"{share.mean or 0:.3f}", f"{low:.3f} to {high:.3f}"
