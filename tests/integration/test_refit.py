@@ -64,6 +64,7 @@ def test_a_better_router_is_promoted_and_one_of_flipped_labels_refused_with_its_
     assert (first.outcome, first.rows, serves(database)) == (RefitOutcome.PROMOTED, 400, first.version_ids[0])
     assert "better than the active router" in first.reason
     assert first.figures["primary"] == "hold-out"
+    assert first.figures["gate"]["active"]["lift"]["value"] == pytest.approx(0)  # a random router has no luck
     with database.transaction() as session:
         version = session.get_one(RouterVersion, first.version_ids[0])
         evaluations = session.scalars(select(Evaluation)).all()
