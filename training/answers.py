@@ -74,6 +74,8 @@ def read_by_id(path: Path, columns: tuple[str, ...]) -> dict[str, str]:
             name, text = _text(row.cells.get(key)), _text(row.cells.get(value))
             if not name or not text:
                 raise DataError(f"{where}: `{key if not name else value}` is empty")
+            if not _is_utf8(text):
+                raise DataError(f"{where}: `{value}` holds bytes that are no UTF-8, or half of a surrogate pair")
             if found.setdefault(name, text) != text:
                 raise DataError(f"{where}: {name[:80]!r} is there already, and says something else")
     return found
@@ -83,3 +85,11 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

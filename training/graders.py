@@ -29,12 +29,14 @@ from training.data import DataError
 Grader = Callable[[str, str], float]  # answer, gold -> quality
 
 NUMERIC_TOLERANCE = Decimal("1e-9")  # relative
+MOST_DIGITS = 10_000  # before the point, or noughts behind it: Decimal's arithmetic ends at a million
 _AROUND = " \t\n\r\"'`*_.,;:!()[]{}$“”‘’"
 _MARKUP = re.compile(r"\\[A-Za-z]*|[{}*_]")
 _SIGNS = re.compile(r"[$€£%]|(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"(?<![\w.)])[-−]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?")
+# An answer is anybody's: where a repetition could be shared out in many ways, it gives nothing back (`*+`).
 _SAID = re.compile(
-    r"\b(?i:answer|option|choice)s?\b(?:\s*(?i:is|are|be|:|=|\*))*\s*(?:(?i:option|choice)\s*)?[\"'`*$\\{]*(?:boxed\{)?"
+    r"\b(?i:answer|option|choice)s?\b(?:\s*(?i:is|are|be|:|=|\*))*+\s*(?:(?i:option|choice)\s*)?[\"'`*$\\{]*+(?:boxed\{)?"
     r"(?:\(([A-Ja-j])\)|([A-J]))(?![\w'’])"
 )
 _BOXED = re.compile(r"boxed\{(?:\\text\{)?\s*\(?([A-Ja-j])\)?\s*\}")
@@ -141,7 +143,8 @@ def _number(text: str) -> Decimal | None:
     found = _NUMBER.findall(_bare(marked[2]))
     if not found:
         return None
-    return Decimal((found[0] if marked[1] else found[-1]).replace("−", "-"))
+    number = Decimal((found[0] if marked[1] else found[-1]).replace("−", "-"))
+    return number if abs(number.adjusted()) <= MOST_DIGITS else None
 
 
 def _bare(text: str) -> str:

@@ -138,3 +138,13 @@ def test_unknown_names_and_paths_out_of_place_are_refused() -> None:
     for name, field in (("os:system", None), ("json_field", None), ("exact", "a")):
         with pytest.raises(DataError):
             grader(name, {}, field)
+
+
+def test_an_answer_cannot_make_a_grader_search_for_long() -> None:
+    assert grade("multiple_choice", "answer" + "*" * 200_000, "B") == 0.0
+    assert grade("multiple_choice", "The answer is **B**", "B") == 1.0
+
+
+@pytest.mark.parametrize("answer", ["9" * 1_000_010, "0." + "0" * 1_000_010 + "1", "-" + "9" * 1_000_010])
+def test_an_endless_number_is_no_number(answer: str) -> None:
+    assert grade("numeric", answer, "3") == 0.0

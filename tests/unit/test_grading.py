@@ -62,6 +62,12 @@ def test_a_gold_file_that_cannot_be_used_is_refused_by_its_row(content: str, rea
         read_gold(file)
 
 
+def test_half_a_character_in_a_gold_file_is_named(tmp_path: Path) -> None:
+    (file := tmp_path / "gold.jsonl").write_text('{"id": "a", "gold": "4"}\n{"id": "b", "gold": "\\ud800"}\n')
+    with pytest.raises(DataError, match="line 2: `gold` holds bytes that are no UTF-8"):
+        read_gold(file)
+
+
 def test_wilsons_interval_is_the_textbooks() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
