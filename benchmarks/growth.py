@@ -70,15 +70,16 @@ def main() -> None:
 def measured(options: Any, name: str, pairs: list[str], comparisons: int, prompts: list[int]) -> Iterator[list[str]]:
     """A row of the table for every number of prompts, after one fit."""
     with tempfile.TemporaryDirectory(prefix="rb-bench-") as directory:
-        fitted = _child(options, work="fit", name=name, pairs=pairs, comparisons=comparisons, directory=directory)
+        fitted = in_child(options, work="fit", name=name, pairs=pairs, comparisons=comparisons, directory=directory)
         cells = [f"{fitted['seconds']:.1f}", _mib(fitted["peak"]), _mib(fitted["data"])]
         for count in prompts:
-            scored = _child(options, work="score", directory=directory, prompts=count)
+            scored = in_child(options, work="score", directory=directory, prompts=count)
             yield [name, f"{comparisons:,}", *cells, f"{count:,}", f"{scored['seconds']:.1f}", _mib(scored["peak"])]
             cells = [""] * len(cells)
 
 
-def _child(options: Any, **task: Any) -> dict[str, float]:
+def in_child(options: Any, **task: Any) -> dict[str, float]:
+    """What `fit` or `score` measures in a process of its own; `options` has `data` and `encoder`."""
     settings = {"ROUTEBATCH_EMBEDDING__ENCODER": options.encoder, "ROUTEBATCH_EMBEDDING__CACHE_BYTES": "0"}
     command = [sys.executable, "-m", "benchmarks.growth", "--child", json.dumps(task), "--data"]
     done = subprocess.run(
@@ -120,10 +121,12 @@ def score(data: list[Path], directory: str, prompts: int) -> dict[str, float]:
 
 
 def _timed(work: Callable[[], None]) -> dict[str, float]:
-    started = time.perf_counter()
+    """Seconds on the clock and of the processor, and bytes of resident memory at the peak."""
+    started, worked = time.perf_counter(), time.process_time()
     work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": time.perf_counter() - started, "peak": float(peak)}
+    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+    return {"seconds": seconds, "cpu": cpu, "peak": float(peak)}
 
 
 def recombined(prompts: list[str], seed: int) -> Iterator[str]:
