@@ -13,7 +13,7 @@ hand_over UV_DEFAULT_INDEX "$$(pip_option index-url)"; \
 hand_over SSL_CERT_FILE "$$(pip_option cert)"
 endef
 
-.PHONY: setup demo test check bench format lock clean
+.PHONY: setup demo demo-learning test check bench format lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -29,6 +29,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 demo: setup
 	$(BIN)/python -m deploy.demo
+
+# DATA=TABLE replays recorded answers (prompt, gold, strong_response, weak_response) instead of the simulation.
+demo-learning: setup
+	$(BIN)/python -m deploy.demo_learning $(if $(DATA),--data $(DATA))
 
 # A process for each core, four at most; the tests of a file stay together, for they share stacks and models.
 test: setup

@@ -34,16 +34,16 @@ name = "sandbox-strong"
 base_url = "{url}"
 input_usd_per_million = 10.0
 output_usd_per_million = 30.0
-max_output_tokens = 128
-expected_output_tokens = 20
+max_output_tokens = {most}
+expected_output_tokens = {expected}
 
 [models.weak]
 name = "sandbox-weak"
 base_url = "{url}"
 input_usd_per_million = 0.15
 output_usd_per_million = 0.6
-max_output_tokens = 128
-expected_output_tokens = 20
+max_output_tokens = {most}
+expected_output_tokens = {expected}
 
 [routing]
 candidates = ["weak", "strong"]
@@ -91,11 +91,15 @@ def run_demo(show: Callable[[], None]) -> int:
 
 
 @contextmanager
-def running(*sandbox: str, settings: str = "") -> Iterator[Demo]:
-    """A stack in front of a simulated upstream (`sandbox`: its options), configured by CONFIG and `settings`."""
+def running(*sandbox: str, settings: str = "", output_tokens: tuple[int, int] = (20, 128)) -> Iterator[Demo]:
+    """A stack in front of a simulated upstream (`sandbox`: its options), configured by CONFIG and `settings`.
+
+    `output_tokens`: how many an answer is expected to take, and how many it may.
+    """
     with _state_dir() as state, _sandbox(*sandbox) as url:
         config = state / "routebatch.toml"
-        config.write_text(CONFIG.format(url=url) + settings)
+        expected, most = output_tokens
+        config.write_text(CONFIG.format(url=url, expected=expected, most=most) + settings)
         demo = Demo(state)
         ports = ("--port", "0", "--flower-port", "0")
         up = demo.operate("up", "--config", str(config), *ports, "--detach", "--json")
