@@ -15,6 +15,7 @@ import numpy.typing as npt
 from routing_service.embedding import make_encoder
 from routing_service.errors import ConfigurationError, RoutebatchError
 from routing_service.routers import Router, load_router
+from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 from training.benchmark import Benchmark
 from training.benchmark_sets import COMPARISONS, SETS, load_benchmark
@@ -156,6 +157,8 @@ def measured(
 
 
 def _rates(router: Router, prompts: Sequence[str], pair: Pair) -> Floats:
+    if isinstance(router, RandomRouter):  # what it draws is luck: it is judged by what it knows
+        return np.full(len(prompts), 0.5)
     return np.asarray(router.win_rates(prompts, *pair), float) if prompts else np.empty(0)
 
 
