@@ -53,7 +53,7 @@ def _show(data: Path | None, plot: Path) -> None:
         settings = SETTINGS.format(hold_out=material.hold_out)
         with running(*material.sandbox, settings=settings, output_tokens=material.output_tokens) as demo:
             rounds = list(_loop(demo, material))
-    Console(highlight=False).print(summary_table(rounds, simulated=data is None))
+    Console(highlight=False, width=110).print(summary_table(rounds, simulated=data is None))
     draw(rounds, plot, simulated=data is None)
     say(f"plot: {plot.absolute()}")
 

@@ -40,7 +40,7 @@ class Round:
             comparisons,
             refit["outcome"] if refit else "-",
             f"{active['name']} ({active['method']})" if active else "random",
-            costs["answered"],
+            sum(of["n"] for of in graded["by_model"].values()),
             costs["answered_by_strong"] or 0,
             Decimal(costs["cost_usd"]),
             quality["mean"],
@@ -50,8 +50,8 @@ class Round:
 
 def summary_table(rounds: Sequence[Round], *, simulated: bool) -> Table:
     """A row a look."""
-    title = "the same problems for the same budget, before and after lessons"
-    table = Table(title=f"{title} ({'simulated' if simulated else 'recorded'} answers)", title_justify="left")
+    title = f"the same problems for the same budget ({'simulated' if simulated else 'recorded'} answers)"
+    table = Table(title=title, title_justify="left")
     for column in ("comparisons", "re-fit", "router", "to strong", "cost", "right answers", "95 %"):
         table.add_column(column, justify="left" if column in ("re-fit", "router") else "right")
     for look in rounds:
@@ -80,7 +80,8 @@ def draw(rounds: Sequence[Round], path: Path, *, simulated: bool) -> None:
         axes.errorbar(x, y, yerr=spread, marker="o", capsize=3, color="#1f5fa8")
         for look in rounds:
             place = (look.comparisons, 100 * look.quality)
-            axes.annotate(look.router, place, textcoords="offset points", xytext=(6, -14), fontsize=8)
+            axes.annotate(look.router, place, textcoords="offset points", xytext=(-6, 6), ha="right", fontsize=8)
+        axes.margins(x=0.15)
         axes.set_xlabel("comparisons learned from")
         axes.set_ylabel("right answers, %, 95 % interval")
         axes.set_title(f"What the same budget buys ({'simulated' if simulated else 'recorded'} answers)")
