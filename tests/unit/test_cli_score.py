@@ -61,7 +61,7 @@ BATCH = "".join(
         ("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS), "in.jsonl"),
         ("topic,prompt\n" + "".join(f"t,{prompt}\n" for prompt in PROMPTS), "in.csv"),
         ("\n\n".join(PROMPTS), "in.txt"),
-        (gzip.compress(("prompt\n" + "\n".join(PROMPTS)).encode()), "in.csv.gz"),
+        (gzip.compress(("prompt\n" + "\n".join(PROMPTS)).encode(), mtime=0), "in.csv.gz"),
     ],
 )
 def test_every_form_of_input_gives_a_row_a_prompt_in_its_order(
