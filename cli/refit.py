@@ -25,15 +25,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def refit(dry_run: bool, trigger: str, as_json: bool, state_dir: Path | None) -> None:
     """Fit routers on all comparisons, judge them on the newest, and promote the best if it beats what serves.
 
-    The methods and what they are judged on are those of `[learning]` in routebatch.toml.
+    The methods and what they are judged on are those of `[learning]` in routebatch.toml (with a stack that runs, in
+    its). Versions go into the artifact store of that stack.
     """
     from cli.database import opened
     from cli.progress import progress_bars
-    from cli.scoring import read_settings
+    from cli.versions import stack_settings
     from routing_service.models import RefitOutcome, RefitTrigger
     from training.refit import refit as run
 
-    settings = read_settings()
+    settings = stack_settings(state_dir)
     with opened(state_dir) as database, progress_bars() as bars:
         found = run(database, settings, trigger=RefitTrigger(trigger), progress=bars, dry_run=dry_run)
     if found is None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.database import configured_database, find_database, reading
+from cli.database import configured_database, find_database, find_settings, reading
 from cli.scoring import read_settings
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ def number_of(name: str) -> int | None:
 
 
 def stack_settings(state_dir: Path | None, base: Settings | None = None) -> Settings:
-    """The configuration, with the database and the artifact store that an operator command of --state-dir asks."""
+    """The configuration, with the database and the artifact store that an operator command of --state-dir asks: those
+    of the stack that runs, which its workers have been told."""
     from pydantic import SecretStr
 
-    settings = base or read_settings()
+    settings = base or find_settings(state_dir)
     found = {"database_url": SecretStr(find_database(state_dir))}
     if state_dir is None and (settings.artifact_url or configured_database()):
         return settings.model_copy(update=found)

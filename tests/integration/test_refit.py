@@ -293,6 +293,20 @@ def test_commands_run_a_refit_and_show_what_became_of_it(command: Any, database:
         assert json.loads(command("refits", "--json", "--last", "1").stdout)[0]["outcome"] == "running"
 
 
+def test_a_refit_of_a_stack_that_runs_takes_its_store(
+    command: Any, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compare(database)
+    for name in ("DATABASE_URL", "ARTIFACT_URL"):
+        monkeypatch.delenv(f"ROUTEBATCH_{name}")
+    (state := tmp_path / "state").mkdir()
+    stack = {"database_url": database_url, "artifact_url": str(tmp_path / "its own")}
+    (state / "stack.json").write_text(json.dumps(stack))
+    done = command("refit", "--json", "--state-dir", str(state))
+    assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (0, "promoted")
+    assert len(list((tmp_path / "its own").iterdir())) == 1
+
+
 def test_a_killed_refit_leaves_a_row_that_says_so_and_the_next_one_is_free(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
