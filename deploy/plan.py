@@ -99,9 +99,9 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
         "ROUTEBATCH_CONFIG": str(config),
         "ROUTEBATCH_DATABASE_URL": database_url,
         "ROUTEBATCH_BROKER_URL": broker_url,
-        "ROUTEBATCH_ARTIFACT_URL": caller.get("ROUTEBATCH_ARTIFACT_URL")
-        or settings.artifact_url
-        or str(state.artifacts),
+        "ROUTEBATCH_ARTIFACT_URL": _from_anywhere(
+            caller.get("ROUTEBATCH_ARTIFACT_URL") or settings.artifact_url or str(state.artifacts)
+        ),
         "ROUTEBATCH_API_HOST": host,
         "ROUTEBATCH_API_PORT": str(port),
         "FLOWER_ADDRESS": LOOPBACK,
@@ -114,6 +114,11 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
     api_url = f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
     flower_url = f"http://{LOOPBACK}:{flower_port}"
     return Plan(env, tuple(servers), PROCESSES, api_url, flower_url, password, database_url, broker_url)
+
+
+def _from_anywhere(url: str) -> str:
+    """A directory that is named from where the caller stands, by its whole path: our processes stand elsewhere."""
+    return url if "://" in url else str(Path(url).absolute())
 
 
 def choose_port(wanted: int, host: str, option: str) -> int:

@@ -42,6 +42,13 @@ def test_every_process_learns_its_addresses_by_environment(state: StateDir) -> N
     assert plan.env["TMPDIR"] == str(state.temporary)  # what a killed process leaves goes with the stack
 
 
+def test_an_artifact_store_is_the_same_one_wherever_a_process_stands(state: StateDir, tmp_path: Path) -> None:
+    (state.root / "routebatch.toml").write_text('artifact_url = "routers"')
+    assert make_plan(FREE, state, caller={}).addresses()["artifact_url"] == str(tmp_path / "routers")
+    named = {"ROUTEBATCH_ARTIFACT_URL": "s3://bucket/routers"}
+    assert make_plan(FREE, state, caller=named).env["ROUTEBATCH_ARTIFACT_URL"] == "s3://bucket/routers"
+
+
 def test_processes_start_after_the_servers_and_the_edge_comes_last(state: StateDir) -> None:
     plan = make_plan(FREE, state, caller={})
     names = [entry.name for entry in plan.entries]
