@@ -21,6 +21,7 @@ import redis
 from openai import OpenAI
 from openai.types import Batch
 
+from routing_service.routers import DEFAULT_ARTIFACT
 from sandbox.problems import generate
 from tests.e2e.running import RunningStack
 from tests.sandbox_server import Sandbox, run_sandbox
@@ -237,3 +238,21 @@ def test_nothing_secret_stands_in_the_logs(stack: RunningStack) -> None:
         content = log.read_text(errors="replace")
         assert not any(secret in content for secret in secrets), log.name
     assert (stack.root / "stack.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_promotion_and_a_rollback_reach_the_workers_that_run(stack: RunningStack, client: OpenAI) -> None:
+    def operate(*arguments: str) -> dict[str, Any]:
+        done = stack.run("routers", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    worker = stack.processes["score"]
+    version = operate("register", str(DEFAULT_ARTIFACT))
+    operate("promote", version["name"])
+    promoted = _wait(client, _submit(client, _lines(20, seed=6), "1").id, _ended)
+    assert operate("rollback")["active"] == "gain"
+    back = _wait(client, _submit(client, _lines(20, seed=7), "1").id, _ended)
+    assert (_routing(promoted)["router"], _routing(back)["router"]) == (version["name"], "gain")
+    named = [{a["response"]["routing"].get("router_version") for a in _answers(client, b)} for b in (promoted, back)]
+    assert named == [{version["id"]}, {None}]
+    assert stack.processes["score"] == worker
