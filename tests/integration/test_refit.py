@@ -226,7 +226,7 @@ def test_one_runs_at_a_time_and_who_lost_its_lock_changes_nothing(database: Data
             cut.append(title)
             with database.transaction() as session:
                 session.execute(
-                    text("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted")
+                    text("select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and granted")
                 )
             assert run(database, settings).outcome is RefitOutcome.PROMOTED
         return nullcontext(lambda done: None)
