@@ -17,7 +17,6 @@ Every form says for a prompt which of two answers is preferred: an outcome of 1 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ SOURCES = frozenset(("arena", "golden", "judge", "feedback"))
 GOOD_ENOUGH = 4  # of Anyscale's 1 to 5
 LEAST_BATTLE_CHARACTERS = 16  # RouteLLM's: shorter prompts of battles are greetings and tests
 WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
+WEIGHTS = (1e-30, 1_000_000)  # what every method can be fitted on: one row beyond them would stop the fit of all others
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
@@ -183,10 +183,7 @@ def _pair(cells: Cells) -> tuple[str, str]:
 def _weight(cells: Cells) -> float:
     if cells.get("weight") in (None, ""):
         return 1.0
-    weight = number(cells["weight"], "weight", 0, math.inf)
-    if not 0 < weight < math.inf:
-        raise ValueError(f"`weight` is {weight:g}, which is not above 0 and finite")
-    return weight
+    return number(cells["weight"], "weight", *WEIGHTS)
 
 
 # The first one whose columns a table has is its form: those that say more stand first.

@@ -53,7 +53,8 @@ def test_a_snapshot_knows_models_by_their_keys_when_rows_came_and_which_are_of_l
         *(row(number, **live, **vote) for number in range(3, 7)),
         row(7, model_a="weak", model_b="sandbox-weak"),
         row(8, prompt=" "),
-        row(9, created_at=datetime.now(UTC) + timedelta(days=1)),
+        row(9, weight=1e7),  # alone it would keep all others from being fitted on
+        row(10, created_at=datetime.now(UTC) + timedelta(days=1)),
     )
     found = take_snapshot(database, SETTINGS)
     assert found.pair == ("strong", "weak")
@@ -61,7 +62,7 @@ def test_a_snapshot_knows_models_by_their_keys_when_rows_came_and_which_are_of_l
     assert found.comparisons.weight.tolist() == [1, 1, 0.5, 0.5, 0.5, 0.5]
     assert found.live.tolist() == [False, True, False, False, False, False]
     assert found.came[0] == row(1)["created_at"].timestamp()
-    assert (found.ids, found.bad) == ((1, 8), 1)
+    assert (found.ids, found.bad) == ((1, 9), 2)
     assert found.fingerprint() == take_snapshot(database, SETTINGS).fingerprint()
 
 

@@ -128,6 +128,10 @@ def test_scores_of_four_and_five_are_good_enough(tmp_path: Path) -> None:
         ('{"prompt": "p", "model_a": "a", "model_b": "b", "outcome": [1]}', "`outcome` is no number"),
         ('{"prompt": "p", "model_a": "a", "model_b": "b", "outcome": 1, "weight": 0}', "`weight` is 0"),
         ('{"prompt": "p", "model_a": "a", "model_b": "b", "outcome": 1, "weight": Infinity}', "`weight` is inf"),
+        (
+            '{"prompt": "p", "model_a": "a", "model_b": "b", "outcome": 1, "weight": 1e7}',
+            "`weight` is 1e+07",
+        ),
         ('{"prompt": "p", "model_a": "a", "model_b": "b", "outcome": 1, "source": "rumour"}', "`source` is 'rumour'"),
         ('{"prompt": "\\ud800", "model_a": "a", "model_b": "b", "outcome": 1}', "`prompt` holds bytes"),
     ],
