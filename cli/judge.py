@@ -157,16 +157,10 @@ def _ask(
         raise click.UsageError("name the judge's budget: --budget, or learning.judge.budget_usd")
     references = None if reference is None else read_references(reference, REFERENCE_COLUMNS)
     prices = price_book(settings)
+    nano = to_nano(usd or Decimal(0))
     with transaction(state_dir) as session:
         return ask_judge(
-            session,
-            settings,
-            prices,
-            batch,
-            budget_nano=to_nano(usd or Decimal(0)),
-            mode=mode,
-            references=references,
-            limit=limit,
+            session, settings, prices, batch, budget_nano=nano, mode=mode, references=references, limit=limit
         )
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from sqlalchemy import func, or_
+from sqlalchemy import or_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -45,7 +45,8 @@ class AnswerScore:
 def keep_comparisons(session: Session, source: ComparisonSource, outcomes: Iterable[PairOutcome]) -> int:
     """Write a comparison of each, in the stead of an earlier one of that source; returns how many there are.
 
-    One that says the same as before stays as it is. Those on blank prompts teach nothing and are left out.
+    One that is replaced keeps its time and its id: a re-fit holds out what came last, and if what a second grading
+    changed came last, prompts would be held out for their outcome. Blank prompts teach nothing and are left out.
     """
     kept, rows = 0, (_row(source, outcome) for outcome in outcomes if outcome.prompt.strip())
     while part := list(islice(rows, ROWS)):
@@ -58,7 +59,7 @@ def keep_comparisons(session: Session, source: ComparisonSource, outcomes: Itera
         )
         statement = statement.on_conflict_do_update(
             index_elements=[Comparison.digest],
-            set_={"model_a": new.model_a, "model_b": new.model_b, "outcome": new.outcome, "created_at": func.now()},
+            set_={"model_a": new.model_a, "model_b": new.model_b, "outcome": new.outcome},
             where=or_(*(there.is_distinct_from(said) for there, said in changed)),
         )
         session.execute(statement, part)
@@ -73,7 +74,7 @@ def keep_ratings(session: Session, source: ComparisonSource, scores: Iterable[An
         statement = upsert(Rating)
         statement = statement.on_conflict_do_update(
             index_elements=[Rating.digest],
-            set_={"score": statement.excluded.score, "created_at": func.now()},
+            set_={"score": statement.excluded.score},
             where=Rating.score != statement.excluded.score,
         )
         session.execute(statement, part)

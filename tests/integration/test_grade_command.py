@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import select
 
 from cli.main import main
 from routing_service.db import Database
+from routing_service.models import Comparison
 from routing_service.models.base import ComparisonSource
 from tests.answered import Said, answered_batch, comparisons_of, paired_batch
 from tests.factories import make_settings
@@ -79,8 +82,14 @@ def test_a_pair_has_one_golden_comparison_and_the_last_one_counts(database: Data
         with database.transaction() as session:
             return keep_comparisons(session, ComparisonSource.GOLDEN, pairs)
 
+    def came() -> list[datetime]:
+        with database.transaction() as session:
+            return list(session.scalars(select(Comparison.created_at)))
+
     assert keep(1.0, 0.5) == 2
+    first = came()
     assert keep(1.0, 0.0) == 2
+    assert came() == first  # what is graded again is not what came last
     assert keep(0.0, prompt=" ") == 0
     assert comparisons_of(database) == [
         ("golden", 1, "1 + 1?", "strong", "weak", 1.0),
