@@ -73,8 +73,7 @@ def hold(
             advance(1)
     if not candidates:
         raise DataError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    blind = trouble is not None or isinstance(now.router, RandomRouter)
-    primary, order, verdict = _compare(new, old, parts, settings, blind=blind)
+    primary, order, verdict = _compare(new, old, parts, settings)
     candidates, new = [candidates[i] for i in order], [new[i] for i in order]
     told = {
         "primary": primary,
@@ -102,13 +101,11 @@ def _of_serving(now: Serving, measure: Callable[[Router], Measured]) -> tuple[Me
 
 
 def _compare(
-    candidates: Sequence[Measured], serving: Measured, parts: Parts, settings: Settings, *, blind: bool
+    candidates: Sequence[Measured], serving: Measured, parts: Parts, settings: Settings
 ) -> tuple[str, list[int], Verdict]:
     """The primary set, the candidates in the order of their lift on it, and the verdict on the first.
 
-    The primary set is the held-out pairs of live traffic where they are enough, else all of the hold-out. A `blind`
-    router, which knows nothing of the prompts, counts with its mean lift, 0, and not with its luck on these: the same
-    rate for all.
+    The primary set is the held-out pairs of live traffic where they are enough, else all of the hold-out.
     """
     learning = settings.learning
     on_live = len(parts.live) >= learning.least_pairs
@@ -117,9 +114,8 @@ def _compare(
     lifts = [lift(of_one, part.gain, part.weight).value if len(part) else 0.0 for of_one in rates]
     order = np.argsort(-np.array(lifts), kind="stable").tolist()
     best = candidates[order[0]]
-    active = serving.live if on_live else serving.held
     verdict = decide(
-        Primary(part.gain, part.weight, rates[order[0]], np.full_like(active, 0.5) if blind else active),
+        Primary(part.gain, part.weight, rates[order[0]], serving.live if on_live else serving.held),
         [Benchmarked(name, best.benchmarks[name], old) for name, old in serving.benchmarks.items()],
         margin=learning.benchmark_margin,
         candidates=len(candidates),

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.db import Database
 from routing_service.models import Comparison, Refit, RefitOutcome, RefitTrigger
+from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 from training.drift import excess_error, traffic_similarity
 from training.refit_record import levels, listed
@@ -80,8 +81,11 @@ def _by_calibration(database: Database, settings: Settings, last: int, before: f
         fresh = compared_since(session, settings, last, MOST_FRESH)
     if len(fresh) < LEAST_FRESH:
         return None
+    router = serving(database, settings).router
+    if isinstance(router, RandomRouter):  # its rates say nothing, so that they cannot come to say less
+        return None
     strong, weak = settings.candidates[-1], settings.candidates[0]
-    rates = serving(database, settings).router.win_rates(fresh.prompts, strong, weak)
+    rates = router.win_rates(fresh.prompts, strong, weak)
     now = excess_error(np.asarray(rates, float), fresh.gain)
     if now - before <= most:
         return None

@@ -228,6 +228,8 @@ def test_one_runs_at_a_time_and_who_lost_its_lock_changes_nothing(database: Data
                 session.execute(
                     text("select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and granted")
                 )
+            with database.transaction() as session:
+                wait_for_locks(session)
             assert run(database, settings).outcome is RefitOutcome.PROMOTED
         return nullcontext(lambda done: None)
 

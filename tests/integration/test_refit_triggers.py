@@ -99,6 +99,16 @@ def test_win_rates_that_do_not_hold_on_new_comparisons_ask_for_one(database: Dat
     assert due(database, learning_settings(tmp_path, refit_after=0, drift_calibration_rise=0)) is None
 
 
+def test_a_random_router_cannot_come_to_know_less(database: Database, tmp_path: Path) -> None:
+    settings = learning_settings(tmp_path, refit_after=0)
+    compare(database, 600)
+    with database.transaction() as session:
+        session.execute(text("update comparisons set outcome = 1 - outcome where id <= 480"))
+    assert run(database, settings).outcome is RefitOutcome.REFUSED
+    compare(database, 250, 600)
+    assert due(database, settings) is None
+
+
 def test_the_tasks_fit_by_the_clock_and_when_it_is_due(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
