@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.database import database_options
+from cli.database import database_options, find_settings
 from cli.database import reading as transaction
 from cli.routers_diff import diff
 from cli.versions import cell, router_name, shown, time_of
@@ -203,6 +203,20 @@ def _change(state_dir: Path | None, change: Callable[[Session], dict[str, Any]],
         click.echo(f"{found['active']} is active, in place of {found['before']}")
     else:
         click.echo(f"{found['active']} is active already")
+    if not as_json:
+        _note_configured(state_dir)
+
+
+def _note_configured(state_dir: Path | None) -> None:
+    """Say where what is active does not show: in batches that name no router, if the configuration names one."""
+    from routing_service.routers import AUTO
+
+    try:
+        configured = find_settings(state_dir).routing.router
+    except click.ClickException:  # what was asked for is done, whatever is wrong with the configuration
+        return
+    if configured != AUTO:
+        click.echo(f"batches that name no router still get {configured!r} (routing.router), not `auto`", err=True)
 
 
 def _failure(row: dict[str, Any]) -> str:

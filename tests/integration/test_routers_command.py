@@ -61,7 +61,9 @@ def said(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_a_fitted_router_is_registered_promoted_and_rolled_back(routebatch: Any, database: Database) -> None:
+def test_a_fitted_router_is_registered_promoted_and_rolled_back(
+    routebatch: Any, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "the built-in router serves" in routebatch("routers", "list").output
     first, second = (said(routebatch("routers", "register", name, "--json")) for name in ("one", "two"))
     assert (first["name"], first["method"], first["state"]) == ("version-1", "fake", "candidate")
@@ -73,6 +75,9 @@ def test_a_fitted_router_is_registered_promoted_and_rolled_back(routebatch: Any,
         "before": "version-1",
     }
     assert "version-2 is active already" in routebatch("routers", "promote", "2").output
+    assert routebatch("routers", "promote", "2").stderr == ""
+    monkeypatch.setenv("ROUTEBATCH_ROUTING__ROUTER", "random")
+    assert "batches that name no router still get 'random'" in routebatch("routers", "promote", "2").stderr
     assert [row["state"] for row in said(routebatch("routers", "list", "--json"))] == ["active", "retired"]
     shown = said(routebatch("routers", "show", "2", "--json"))
     assert shown["details"]["metadata"]["seed"] == 7
