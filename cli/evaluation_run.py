@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cli.scoring import Chosen, choose, read_settings
 from training.assessment import Assessment, assess
 from training.benchmark import Benchmark, Floats
+from training.benchmark_sets import COMPARISONS
 from training.dollars import Overhead, Prices
 from training.published import COST_RATIOS, OVERHEAD, rows_of
 
@@ -78,7 +79,7 @@ def measure(
         uncached = choose(named, *models, _uncached(settings), state_dir)
         overhead[name] = Overhead(_requests_per_second(uncached, sets[0].prompts), usd_per_hour)
         methods[name] = chosen.router.name
-        notes += [note for benchmark in sets if (note := _known(name, chosen.router, benchmark))]
+        notes += [note for benchmark in sets if (note := known(name, chosen.router, benchmark))]
     assessments = [
         assess(benchmark, found, usd_per_million, seed=seed) for benchmark, found in zip(sets, rates, strict=True)
     ]
@@ -99,15 +100,27 @@ def _win_rates(chosen: Chosen, prompts: list[str], title: str) -> Floats:
     return np.concatenate(parts).astype(float)
 
 
-def _known(name: str, router: Router, benchmark: Benchmark) -> str | None:
-    """What is to be said of a router whose artifact names the set among the tables that it was fitted on."""
-    tables = getattr(router, "metadata", {}).get("data", {}).get("tables", {})
-    if benchmark.name not in tables:
+def known(name: str, router: Router, benchmark: Benchmark) -> str | None:
+    """What is to be said of a router whose artifact names the set among the tables that it was fitted on, and of a
+    router version on comparisons: re-fits take all that the database has, but for the newest."""
+    data = getattr(router, "metadata", {}).get("data", {})
+    if benchmark.name in data.get("tables", {}):
+        told = f"{name} was fitted on a table called {benchmark.name}"
+    elif benchmark.name == COMPARISONS and not benchmark.left_out and _is_version(name) and "tables" not in data:
+        told = f"{name} may have been fitted on some of these comparisons"
+    else:
         return None
     return (
-        f"{name} was fitted on a table called {benchmark.name}. Figures on prompts that a router knows say nothing: "
+        f"{told}. Figures on prompts that a router knows say nothing: "
         "fit one on other prompts, or leave those out that it was fitted on (--leave-out)."
     )
+
+
+def _is_version(name: str) -> bool:
+    from cli.versions import number_of
+    from routing_service.routers import AUTO
+
+    return name == AUTO or number_of(name) is not None
 
 
 def _uncached(settings: Settings) -> Settings:

@@ -49,7 +49,9 @@ def show_health(found: JudgeHealth) -> None:
     from routing_service.pricing import to_usd
 
     counts = ", ".join(f"{verdict} {count:,}" for verdict, count in found.verdicts.items())
-    click.echo(f"{found.judge}, {found.template}: {found.calls:,} calls for {usd(to_usd(found.cost_nano))} ({counts})")
+    click.echo(
+        f"{found.judge}, {found.template}: {found.calls:,} questions for {usd(to_usd(found.cost_nano))} ({counts})"
+    )
     shares = [
         ("replies in no form that counts", found.unparsed),
         ("both orders say the same", found.swap_agreement),

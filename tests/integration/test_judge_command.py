@@ -73,7 +73,7 @@ def test_asking_collecting_and_health(routebatch: Any, database: Database) -> No
     (health,) = json.loads(routebatch("health", "--json").stdout)
     assert (health["judge"], health["calls"], health["cost_usd"]) == ("weak", 4, "0.00")
     shown = routebatch("health").stdout
-    assert "weak, pairwise-v1: 4 calls for $0.00" in shown
+    assert "weak, pairwise-v1: 4 questions for $0.00" in shown
     assert "both orders say the same" in shown
 
 
