@@ -17,7 +17,7 @@ from routing_service.models import Comparison, Refit, RefitOutcome, RefitTrigger
 from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 from training.drift import excess_error, traffic_similarity
-from training.refit_record import levels, listed
+from training.refit_record import COMPARED, levels, listed
 from training.serving import serving
 from training.snapshot import compared_since
 
@@ -35,7 +35,9 @@ def due(database: Database, settings: Settings) -> Due | None:
     with database.transaction() as session:
         if _rests(session):
             return None
-        last = session.scalar(select(func.max(Refit.last_comparison_id))) or 0
+        # Those of a re-fit that broke are new still: it has compared nothing.
+        compared = select(func.max(Refit.last_comparison_id)).where(Refit.outcome.in_(COMPARED))
+        last = session.scalar(compared) or 0
         if (found := _by_count(session, settings, last)) is not None:
             return found
         usual = levels(session)

@@ -64,6 +64,16 @@ def test_while_one_runs_and_for_an_hour_after_one_that_broke_nothing_asks(databa
     assert due(database, settings) is not None
 
 
+def test_what_a_refit_that_died_was_asked_for_is_asked_for_again(database: Database, tmp_path: Path) -> None:
+    settings = learning_settings(tmp_path, refit_after=20)
+    compare(database, 20)
+    with database.transaction() as session:
+        session.add(Refit(trigger=RefitTrigger.COMPARISONS, last_comparison_id=20))  # it had read them
+        session.flush()
+        session.execute(text("update refits set started_at = now() - interval '61 minutes'"))
+    assert due(database, settings) == (RefitTrigger.COMPARISONS, "20 comparisons are new")
+
+
 def traffic(database: Database, prompts: Iterator[str]) -> None:
     lines = [chat_line(str(number), prompt) for number, prompt in enumerate(prompts)]
     ingested_batch(database, lines, make_settings())
