@@ -85,8 +85,11 @@ def refit(
 
 def _failed(database: Database, number: int | None, reason: str) -> Refitted:
     if number is not None:
-        with database.transaction() as session:
-            end(session, number, RefitOutcome.FAILED, reason)
+        try:
+            with database.transaction() as session:
+                end(session, number, RefitOutcome.FAILED, reason)
+        except LeaseLostError as error:  # it is written down as died already
+            return Refitted(RefitOutcome.DIED, f"{error}; before that: {reason}", number)
     return Refitted(RefitOutcome.FAILED, reason, number)
 
 

@@ -27,6 +27,7 @@ from routing_service.versions import active, promote, register
 from tests.learned import compare, kept, learning_settings, run, wait_for_locks
 from tests.topics_fake import CLASSES, PLACES, TopicsRouter
 from training import methods
+from training.data import DataError
 from training.refit import refit
 from training.refit_record import listed, only_one
 from training.serving import Serving
@@ -237,6 +238,20 @@ def test_one_runs_at_a_time_and_who_lost_its_lock_changes_nothing(database: Data
     with database.transaction() as session:
         assert [one.outcome for one in listed(session, 9)] == ["promoted", "died"]
     assert kept(database)["promotions"] == 1
+
+
+def test_who_lost_its_lock_and_then_fails_says_both(database: Database, tmp_path: Path) -> None:
+    compare(database)
+
+    def lose(title: str, total: int) -> Any:
+        if title == "measuring":
+            with database.transaction() as session:
+                session.execute(text("update refits set outcome = 'died', reason = 'cut', ended_at = now()"))
+            raise DataError("no more")
+        return nullcontext(lambda done: None)
+
+    found = run(database, learning_settings(tmp_path), progress=lose)
+    assert (found.outcome, found.reason.endswith("; before that: no more")) == (RefitOutcome.DIED, True)
 
 
 def test_what_was_promoted_meanwhile_is_not_replaced_unseen(database: Database, tmp_path: Path) -> None:
