@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # shown in the table only where they say something
 QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd", "duplicates", "duplicates_saved_usd", "cached_saved_usd"}
+WIDE = {"parent_id"}  # for CSV and JSON only
 
 
 @click.group()
@@ -99,7 +100,7 @@ def _table(found: Report) -> None:
 def _says_something(column: str, found: Report, totals: dict[str, int | Decimal]) -> bool:
     if column == "purpose":
         return any(row[column] != "client" for row in found.rows)
-    return column not in QUIET or bool(totals.get(column))
+    return column not in QUIET | WIDE or bool(totals.get(column))
 
 
 def _heading(column: str) -> str:

@@ -20,7 +20,8 @@ Row = Mapping[str, Any]
 COSTS_BY_BATCH = """
 select c.batch_id, c.key_name, c.state, c.created_at, c.requests, c.succeeded, c.failed,
        s.answered_by_strong, c.budget_usd, c.settled_usd as cost_usd, c.reserved_usd, c.overrun_usd,
-       s.all_strong_usd, s.saved_usd, c.duplicates, c.duplicates_saved_usd, c.cached_saved_usd, c.purpose
+       s.all_strong_usd, s.saved_usd, c.duplicates, c.duplicates_saved_usd, c.cached_saved_usd, c.purpose,
+       c.parent_id
 from cost_by_batch c left join lateral (select * from savings_by_batch s where s.batch_id = c.batch_id) s on true
 where (cast(:since as date) is null or c.created_at >= cast(:since as date) at time zone 'UTC')
   and (cast(:batch as text) is null or c.batch_id = :batch)
@@ -64,7 +65,8 @@ def costs_by_batch(session: Session, *, since: date | None = None, batch_id: str
     """A row a batch, newest first: budget, cost, and what the strong model alone would have cost.
 
     What answers by strong would have cost is null for a batch without answers, and for a companion (`purpose` says of
-    what kind). `cost_usd` is what is settled on the batch's budget, `overrun_usd` comes on top of it.
+    what kind, `parent_id` of which batch). `cost_usd` is what is settled on the batch's budget, `overrun_usd` comes
+    on top of it.
     """
     return _report(session, COSTS_BY_BATCH, {"since": since, "batch": batch_id})
 

@@ -132,14 +132,14 @@ def test_a_client_never_sees_a_companion(api: Api, client: OpenAI, database: Dat
 
 def test_costs_of_companions_count_but_save_nothing(database: Database) -> None:
     stage = Stage(database)
-    stage.plan(Planned(ratio=0.5))
-    _add(database, stage.settings, [_line(1)])
+    parent = stage.plan(Planned(ratio=0.5))
+    _add(database, stage.settings, [_line(1)], parent_id=parent)
     stage.pump()
     with database.transaction() as session:
         rows = {row["purpose"]: row for row in costs_by_batch(session).rows}
     assert rows["client"]["saved_usd"] > 0
     assert rows["judge"]["cost_usd"] > 0
-    assert rows["judge"]["saved_usd"] is None
+    assert (rows["judge"]["saved_usd"], rows["judge"]["parent_id"]) == (None, parent)
 
 
 def test_a_batch_has_one_exploration(database: Database) -> None:
