@@ -58,6 +58,7 @@ bite = 16
 lease_s = 4
 renew_s = 1
 claim_s = 10
+grace_s = 5
 backoff_base_s = 0.1
 backoff_max_s = 2
 [sweep]

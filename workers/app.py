@@ -15,6 +15,7 @@ from celery.signals import worker_init, worker_shutting_down
 
 from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings, get_settings
+from workers.ending import EndAfterFailure
 from workers.stopping import stopping
 
 VISIBLE_S = 3600  # after which a message that nobody acknowledged is delivered again
@@ -101,6 +102,7 @@ def _refits(settings: Settings) -> dict[str, Any]:
 
 app = Celery("routebatch", include=["workers.tasks"])
 app.conf.update(configuration(get_settings()))
+app.steps["worker"].add(EndAfterFailure)
 
 
 @worker_init.connect
