@@ -24,9 +24,9 @@ from rich.table import Table
 
 from benchmarks.peer_data import write_classifier
 from benchmarks.peer_timing import Row, as_table, take_turns
-from routing_service.embedding.files import find_model
-from routing_service.routers.bert import BertRouter
-from routing_service.routers.bert_forward import Precision
+from routing_service.embedding.model_files import find_model
+from routing_service.routers.transformers.bert import BertRouter
+from routing_service.routers.transformers.bert_forward import Precision
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
 from training.evaluation import apgr, apgr_ten_bins

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from routing_service.pricing import format_usd
+from routing_service.money.pricing import format_usd
 from tests.chaos import Endured
 from tests.stress_account import Account
 

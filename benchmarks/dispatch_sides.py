@@ -26,8 +26,8 @@ from benchmarks.dispatch_clients import CAP, MODELS, WARM_UP, prompt
 from benchmarks.peers import find_uv, pip_settings, python_of
 from deploy.servers import run_postgres, run_valkey
 from migrations.runner import upgrade
-from routing_service import ledger
 from routing_service.db import Database
+from routing_service.money import ledger
 from tests.planned import NANO, Planned, make_planned_batch
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.peer_timing import Row, as_table, take_turns
 from benchmarks.routers import minilm_call
-from routing_service.embedding import Encoder, Floats, make_encoder
+from routing_service.embedding.registry import Encoder, Floats, make_encoder
 from routing_service.settings import EmbeddingSettings, Settings
 from training.readers import load_comparisons
 

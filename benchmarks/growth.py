@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.method_options import parse_options
-from routing_service.routers import canonical, load_router
+from routing_service.routers.registry import canonical, load_router
 from routing_service.settings import Settings
 from training.comparisons import ROLES, Comparisons
 from training.methods import method, silent

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from deploy.servers import run_postgres
 from migrations.runner import upgrade
-from routing_service import ledger
 from routing_service.db import Database
+from routing_service.money import ledger
 from tests.contending import BITE, WORST_NANO, contend, make_contest
 
 BATCHES = 8

@@ -27,9 +27,9 @@ from rich.console import Console
 
 from benchmarks.planning_summary import GRID, SHARES, Curves, Vector, summary, tables
 from benchmarks.planning_workloads import MODELS, Workload, workloads
-from routing_service.lengths import fit as fit_lengths
-from routing_service.lengths import prompt_features
 from routing_service.planning import Damping, damping_of, steps
+from routing_service.scoring.length_model import fit as fit_lengths
+from routing_service.scoring.length_model import prompt_features
 from routing_service.settings import ModelSettings
 from training.data import Labels
 from training.gain import fit_labels

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.pricing import MILLION, price_book
+from routing_service.money.pricing import MILLION, price_book
 from routing_service.settings import ModelSettings, Settings
 
 Vector = npt.NDArray[np.float64]

@@ -30,12 +30,12 @@ from sqlalchemy import text
 from deploy.processes import resolve
 from deploy.servers import run_postgres, run_valkey
 from migrations.runner import upgrade
-from routing_service.batches.pump import Pump
 from routing_service.db import Database
-from routing_service.limiter import Limiter, SharedLimits
-from routing_service.pricing import price_book
+from routing_service.dispatch.pump import Pump
+from routing_service.money.pricing import price_book
 from routing_service.settings import load_settings
-from routing_service.upstream import Upstreams
+from routing_service.upstream.client import Upstreams
+from routing_service.upstream.limiter import Limiter, SharedLimits
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.method_options import parse_options
-from routing_service.routers import canonical
+from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
 from training.comparisons import ROLES, Comparisons
 from training.evaluation import apgr, apgr_ten_bins, brier, calibration_error, oracle

@@ -20,7 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from benchmarks.harness import PRICES, Stack, running_stack
-from routing_service.body import input_bytes
+from routing_service.openai_format.body import input_bytes
 from routing_service.settings import ModelSettings
 from sandbox.samples import batch_line
 

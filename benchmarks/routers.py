@@ -38,8 +38,8 @@ from benchmarks.peer_data import (
 )
 from benchmarks.peer_timing import Row, as_table, take_turns
 from benchmarks.peers import Peer, make_environment, running_peer
-from routing_service.routers import DEFAULT_ARTIFACT, Router
-from routing_service.routers.gain import GainRouter
+from routing_service.routers.gain.router import GainRouter
+from routing_service.routers.registry import DEFAULT_ARTIFACT, Router
 from routing_service.settings import Settings
 from training.readers import load_comparisons
 
@@ -146,7 +146,7 @@ def vector_rows(environment: Path, names: list[str], comparisons: int, dimension
 
 
 def similarity_row(peer: Peer, arena: Arena, repeats: int) -> Row:
-    from routing_service.routers.similarity_weighted import SimilarityWeightedRouter
+    from routing_service.routers.bradley_terry.similarity_weighted import SimilarityWeightedRouter
     from training.similarity_weighted import remember
     from training.tiers import rate
 
@@ -170,7 +170,7 @@ def factors_row(peer: Peer, arena: Arena, factors: Path, repeats: int) -> Row:
 
 def bert_rows(environment: Path, prompts: list[str], repeats: int) -> list[Row]:
     """The same weights in the peer's BERTRouter and, in 8-bit integers and in float32, in ours."""
-    from routing_service.routers.bert import BertRouter
+    from routing_service.routers.transformers.bert import BertRouter
     from training.importers.bert import import_bert
 
     make_environment(environment.resolve())

@@ -23,7 +23,7 @@ from rich.table import Table
 from deploy.servers import run_postgres
 from migrations.runner import upgrade
 from routing_service.db import Database
-from routing_service.pricing import format_usd
+from routing_service.money.pricing import format_usd
 from tests.stress import FAULTS, Stress, fight
 from tests.stress_account import account
 

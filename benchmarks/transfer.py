@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.method_options import parse_options
-from routing_service.routers import canonical
+from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
 from training.benchmark import Benchmark, Floats
 from training.benchmark_sets import BENCHMARKS, load_benchmark

@@ -17,8 +17,8 @@ from cli.database import reading as transaction
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from routing_service.budgets import KeyBudget
     from routing_service.models import ApiKey
+    from routing_service.money.budgets import KeyBudget
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 per_option = click.option(
@@ -50,8 +50,8 @@ def set_(key: str, per: str, limit: str, as_json: bool, state_dir: Path | None) 
     It replaces top-ups of the present period. Where more is used already, the present limit becomes what is used, and
     nothing more is reserved.
     """
-    from routing_service.budgets import set_limit
     from routing_service.models import Period
+    from routing_service.money.budgets import set_limit
 
     _change(key, state_dir, as_json, lambda s, k: set_limit(s, k.id, Period(per), _nano(limit)))
 
@@ -64,8 +64,8 @@ def set_(key: str, per: str, limit: str, as_json: bool, state_dir: Path | None) 
 @database_options
 def top_up(key: str, per: str, add: str, as_json: bool, state_dir: Path | None) -> None:
     """Raise a key's limit for the present period only; the next begins with what is set."""
-    from routing_service.budgets import top_up as add_to
     from routing_service.models import Period
+    from routing_service.money.budgets import top_up as add_to
 
     _change(key, state_dir, as_json, lambda s, k: add_to(s, k.id, Period(per), _nano(add)))
 
@@ -78,8 +78,8 @@ def top_up(key: str, per: str, add: str, as_json: bool, state_dir: Path | None) 
 def remove(key: str, per: str, as_json: bool, state_dir: Path | None) -> None:
     """Remove a key's limit, at once. One that is set later begins with nothing used."""
     from cli.output import print_json
-    from routing_service.budgets import remove_limit
     from routing_service.models import Period
+    from routing_service.money.budgets import remove_limit
 
     with _named(key, state_dir) as (session, found):
         remove_limit(session, found.id, Period(per))
@@ -96,7 +96,7 @@ def remove(key: str, per: str, as_json: bool, state_dir: Path | None) -> None:
 def show(key: str | None, as_json: bool, state_dir: Path | None) -> None:
     """Show how the limits of a key stand, or of all keys: limit, reserved, settled, left, next reset."""
     from cli.output import print_json, print_table
-    from routing_service.budgets import standing
+    from routing_service.money.budgets import standing
 
     with _named(key, state_dir) as (session, one):
         found = standing(session, one.id if one else None)
@@ -112,7 +112,7 @@ _PER = {"day": "a day", "month": "a month", "all": "in all"}
 
 
 def _nano(usd: str) -> int:
-    from routing_service.pricing import to_nano
+    from routing_service.money.pricing import to_nano
 
     return to_nano(Decimal(usd))
 
@@ -121,7 +121,7 @@ def _nano(usd: str) -> int:
 def _named(key: str | None, state_dir: Path | None) -> Iterator[tuple[Session, Any]]:
     """A transaction and the key that was named; what is refused becomes one line."""
     from routing_service.errors import ClientError
-    from routing_service.keys import find_key
+    from routing_service.openai_format.keys import find_key
 
     try:
         with transaction(state_dir) as session:
@@ -132,7 +132,7 @@ def _named(key: str | None, state_dir: Path | None) -> Iterator[tuple[Session, A
 
 def _change(key: str, state_dir: Path | None, as_json: bool, change: Callable[[Session, ApiKey], KeyBudget]) -> None:
     from cli.output import print_json, usd
-    from routing_service.pricing import to_usd
+    from routing_service.money.pricing import to_usd
 
     with _named(key, state_dir) as (session, found):
         budget = change(session, found)
@@ -152,7 +152,7 @@ def _change(key: str, state_dir: Path | None, as_json: bool, change: Callable[[S
 
 
 def _row(budget: KeyBudget) -> dict[str, Any]:
-    from routing_service.pricing import format_usd
+    from routing_service.money.pricing import format_usd
 
     return {
         "key_id": budget.key_id,
@@ -170,7 +170,7 @@ def _row(budget: KeyBudget) -> dict[str, Any]:
 
 def _cells(budget: KeyBudget) -> tuple[str, ...]:
     from cli.output import usd
-    from routing_service.pricing import to_usd
+    from routing_service.money.pricing import to_usd
 
     amounts = (budget.limit_nano, budget.reserved_nano, budget.settled_nano, budget.left_nano)
     resets = f"{budget.resets_at:%Y-%m-%d %H:%M}" if budget.resets_at else "never"

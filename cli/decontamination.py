@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from routing_service.embedding import Encoder
+    from routing_service.embedding.registry import Encoder
     from routing_service.settings import Settings
     from training.comparisons import Comparisons
     from training.decontamination import Decontamination
@@ -72,7 +72,7 @@ def decontaminate(
 
 def _encoder(named: str | None, settings: Settings) -> Encoder | None:
     """The encoder of that name; for None the configured one, unless it cannot be used here."""
-    from routing_service.embedding import make_encoder
+    from routing_service.embedding.registry import make_encoder
     from routing_service.errors import ConfigurationError
 
     if named == NONE:

@@ -16,7 +16,7 @@ from training.dollars import Overhead, Prices
 from training.published import COST_RATIOS, OVERHEAD, rows_of
 
 if TYPE_CHECKING:
-    from routing_service.routers import Router
+    from routing_service.routers.registry import Router
     from routing_service.settings import Settings
 
 CHUNK = 1024  # prompts between two reports of progress
@@ -118,7 +118,7 @@ def known(name: str, router: Router, benchmark: Benchmark) -> str | None:
 
 def _is_version(name: str) -> bool:
     from cli.versions import number_of
-    from routing_service.routers import AUTO
+    from routing_service.routers.registry import AUTO
 
     return name == AUTO or number_of(name) is not None
 

@@ -24,7 +24,7 @@ class Kind(click.ParamType[str]):
     name = "kind"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from routing_service.routers import canonical
+        from routing_service.routers.registry import canonical
 
         if canonical(value) not in IMPORTERS:
             self.fail(f"{value!r} is none of {', '.join(IMPORTERS)}", param, ctx)

@@ -124,7 +124,7 @@ def health(as_json: bool, state_dir: Path | None) -> None:
     from dataclasses import asdict
 
     from cli.output import print_json
-    from routing_service.pricing import format_usd
+    from routing_service.money.pricing import format_usd
     from training.judging.health import judge_health
 
     with transaction(state_dir) as session:
@@ -148,7 +148,7 @@ def _ask(
 ) -> Asked:
     from decimal import Decimal
 
-    from routing_service.pricing import price_book, to_nano
+    from routing_service.money.pricing import price_book, to_nano
     from training.judging.asking import REFERENCE_COLUMNS, ask_judge, read_references
 
     told = settings.learning.judge

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def asked_as_json(asked: Asked) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from routing_service.pricing import format_usd
+    from routing_service.money.pricing import format_usd
 
     amounts = {"budget_usd": asked.budget_nano, "expected_cost_usd": asked.expected_cost_nano}
     return asdict(asked) | {name: format_usd(nano) for name, nano in amounts.items()}
@@ -24,7 +24,7 @@ def asked_as_json(asked: Asked) -> dict[str, Any]:
 
 def show_asked(asked: Asked) -> None:
     from cli.output import usd
-    from routing_service.pricing import to_usd
+    from routing_service.money.pricing import to_usd
 
     what = "pairs" if asked.calls > asked.subjects else "answers"
     click.echo(
@@ -46,7 +46,7 @@ def show_collected(found: Collected) -> None:
 
 def show_health(found: JudgeHealth) -> None:
     from cli.output import print_table, usd
-    from routing_service.pricing import to_usd
+    from routing_service.money.pricing import to_usd
 
     counts = ", ".join(f"{verdict} {count:,}" for verdict, count in found.verdicts.items())
     click.echo(

@@ -29,7 +29,7 @@ def create(name: str, as_json: bool, state_dir: Path | None) -> None:
     """Make a key. It is shown now and never again: only its hash is kept."""
     from cli.output import print_json
     from routing_service.errors import ClientError
-    from routing_service.keys import create_key
+    from routing_service.openai_format.keys import create_key
 
     try:
         with transaction(state_dir) as session:
@@ -49,7 +49,7 @@ def create(name: str, as_json: bool, state_dir: Path | None) -> None:
 def list_(as_json: bool, state_dir: Path | None) -> None:
     """List all keys, the revoked ones too."""
     from cli.output import print_json, print_table
-    from routing_service.keys import list_keys
+    from routing_service.openai_format.keys import list_keys
 
     with transaction(state_dir) as session:
         found = [_row(key) for key in list_keys(session)]
@@ -68,7 +68,7 @@ def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:
     """Revoke a key, at once. Its batches go on."""
     from cli.output import print_json
     from routing_service.errors import ClientError
-    from routing_service.keys import revoke_key
+    from routing_service.openai_format.keys import revoke_key
 
     try:
         with transaction(state_dir) as session:

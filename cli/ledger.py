@@ -12,7 +12,7 @@ import click
 from cli.database import database_options, reading
 
 if TYPE_CHECKING:
-    from routing_service.reconcile import Reconciled
+    from routing_service.money.reconcile import Reconciled
 
 
 @click.group()
@@ -26,7 +26,7 @@ def ledger() -> None:
 def verify(as_json: bool, state_dir: Path | None) -> None:
     """Recompute every balance from the ledger's entries. Exits with 1 on any difference."""
     from cli.output import print_json, print_table
-    from routing_service.ledger import verify as differences
+    from routing_service.money.ledger import verify as differences
 
     with reading(state_dir) as session:
         found = differences(session)
@@ -59,8 +59,8 @@ def reconcile(billed: TextIO, as_json: bool, state_dir: Path | None) -> None:
     """
     from cli.output import print_json, print_table
     from routing_service.errors import InvalidRequestError
-    from routing_service.reconcile import read_billed
-    from routing_service.reconcile import reconcile as reconciled
+    from routing_service.money.reconcile import read_billed
+    from routing_service.money.reconcile import reconcile as reconciled
 
     try:
         account = read_billed(billed)
@@ -95,7 +95,7 @@ def _short(row: Reconciled) -> bool:
 
 
 def _cells(row: Reconciled) -> tuple[str, ...]:
-    from routing_service.pricing import format_usd
+    from routing_service.money.pricing import format_usd
 
     tokens = [
         f"{row.billed_input_tokens:,} + {row.billed_output_tokens:,}",

@@ -21,7 +21,7 @@ def announce(batch: Batch, *, as_json: bool) -> None:
         click.echo(batch["id"])
 
 
-def see_through(
+def wait_and_save(
     api: Api,
     batch: Batch,
     output: Path | None,

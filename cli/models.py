@@ -24,7 +24,7 @@ def models() -> None:
 def show(as_json: bool, state_dir: Path | None) -> None:
     """Show models whose upstream refuses us, or failed call after call."""
     from cli.output import print_json, print_table
-    from routing_service.batches.circuits import open_circuits
+    from routing_service.upstream.circuit_breaker import open_circuits
 
     with transaction(state_dir) as session:
         found: list[dict[str, Any]] = [
@@ -54,7 +54,7 @@ def show(as_json: bool, state_dir: Path | None) -> None:
 def reset(model: str, as_json: bool, state_dir: Path | None) -> None:
     """Try a model again at once: its upstream is mended. Paused batches go on with the next sweep."""
     from cli.output import print_json
-    from routing_service.batches.circuits import close_circuits
+    from routing_service.upstream.circuit_breaker import close_circuits
 
     with transaction(state_dir) as session:
         closed = close_circuits(session, model)

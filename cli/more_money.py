@@ -54,7 +54,7 @@ def retry(
     Prints the id of the continuation: a batch of exactly those lines; or with --wait its summary. `routebatch results
     --all` has the answers of both.
     """
-    from cli.made import announce, see_through
+    from cli.made import announce, wait_and_save
     from cli.results import check_paths
 
     check_paths(output, errors, printing_json=as_json)
@@ -62,7 +62,7 @@ def retry(
         batch = api.go_on(batch_id, "retry", budget, f"retry-{uuid.uuid4()}")
         _say_whether_new(batch_id, batch)
         if wait or output or errors:
-            see_through(api, batch, output, errors, as_json=as_json)
+            wait_and_save(api, batch, output, errors, as_json=as_json)
     announce(batch, as_json=as_json)
 
 

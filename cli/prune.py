@@ -34,7 +34,7 @@ def prune(older_than: timedelta, dry_run: bool, as_json: bool, state_dir: Path |
     A file that a batch is still to read stays. Expired files go by themselves.
     """
     from cli.output import print_json
-    from routing_service.files import count_older, remove_older
+    from routing_service.openai_format.files import count_older, remove_older
 
     with transaction(state_dir) as session:
         count, size = count_older(session, older_than)

@@ -14,7 +14,7 @@ import click
 from cli.database import database_options, reading
 
 if TYPE_CHECKING:
-    from routing_service.reports import Report
+    from routing_service.money.reports import Report
 
 # shown in the table only where they say something
 QUIET = {"refused", "unknown", "reserved_usd", "overrun_usd", "duplicates", "duplicates_saved_usd", "cached_saved_usd"}
@@ -40,7 +40,7 @@ def costs(
 
     CSV and JSON hold exact decimals; the table rounds to six.
     """
-    from routing_service import reports
+    from routing_service.money import reports
 
     if batch_id is not None and by != "batch":
         raise click.UsageError("--batch belongs to --by batch")
@@ -64,7 +64,7 @@ def lengths(as_json: bool, state_dir: Path | None) -> None:
     Median errors are shares of the true length. A model that is not listed is planned by its expected_output_tokens.
     """
     from cli.output import print_table
-    from routing_service import reports
+    from routing_service.money import reports
 
     with reading(state_dir) as session:
         found = reports.lengths(session)

@@ -82,7 +82,7 @@ def show(number: int, as_json: bool, state_dir: Path | None) -> None:
     from cli.output import print_json
     from routing_service.errors import RoutebatchError
     from routing_service.models import Evaluation
-    from routing_service.versions import find, history
+    from routing_service.router_versions.versions import find, history
 
     try:
         with transaction(state_dir) as session:
@@ -114,10 +114,11 @@ def register(directory: Path, as_json: bool, state_dir: Path | None) -> None:
     """
     from cli.output import print_json
     from cli.versions import stack_settings
-    from routing_service import versions
-    from routing_service.artifact_store import ArtifactStore
     from routing_service.errors import RoutebatchError
-    from routing_service.routers import artifact, load_router
+    from routing_service.router_versions import versions
+    from routing_service.router_versions.artifact_store import ArtifactStore
+    from routing_service.routers import artifact
+    from routing_service.routers.registry import load_router
 
     settings = stack_settings(state_dir)
     try:
@@ -144,8 +145,8 @@ def register(directory: Path, as_json: bool, state_dir: Path | None) -> None:
 @database_options
 def promote(number: int, reason: str, yes: bool, as_json: bool, state_dir: Path | None) -> None:
     """Make a version the active one. Workers take it with the next range that they score."""
-    from routing_service.versions import active
-    from routing_service.versions import promote as promote_version
+    from routing_service.router_versions.versions import active
+    from routing_service.router_versions.versions import promote as promote_version
 
     _confirm(f"route batches by {router_name(number)} from now on?", yes or as_json)
 
@@ -164,8 +165,8 @@ def promote(number: int, reason: str, yes: bool, as_json: bool, state_dir: Path 
 @database_options
 def rollback(reason: str, yes: bool, as_json: bool, state_dir: Path | None) -> None:
     """Go back to the version that was active before, at once; to the built-in router where none was."""
-    from routing_service.versions import active
-    from routing_service.versions import rollback as roll_back
+    from routing_service.router_versions.versions import active
+    from routing_service.router_versions.versions import rollback as roll_back
 
     _confirm("go back to the router that was active before?", yes or as_json)
 
@@ -209,7 +210,7 @@ def _change(state_dir: Path | None, change: Callable[[Session], dict[str, Any]],
 
 def _note_configured(state_dir: Path | None) -> None:
     """Say where what is active does not show: in batches that name no router, if the configuration names one."""
-    from routing_service.routers import AUTO
+    from routing_service.routers.registry import AUTO
 
     try:
         configured = find_settings(state_dir).routing.router

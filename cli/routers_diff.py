@@ -10,7 +10,7 @@ import click
 from cli.database import database_options
 
 if TYPE_CHECKING:
-    from routing_service.batches.comparing import Difference
+    from routing_service.plans.compare_routers import Difference
 
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
@@ -30,9 +30,9 @@ def diff(a: str, b: str, last: int, as_json: bool, state_dir: Path | None) -> No
     from cli.progress import progress_bar
     from cli.scoring import find_router
     from cli.versions import stack_settings
-    from routing_service.batches.comparing import compare
     from routing_service.db import Database
     from routing_service.errors import RoutebatchError
+    from routing_service.plans.compare_routers import compare
 
     settings = stack_settings(state_dir)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
@@ -51,7 +51,7 @@ def diff(a: str, b: str, last: int, as_json: bool, state_dir: Path | None) -> No
 
 
 def _difference(a: str, b: str, found: Difference) -> dict[str, Any]:
-    from routing_service.pricing import format_usd
+    from routing_service.money.pricing import format_usd
 
     cost_a, cost_b = found.cost_nano
     counts = {"requests": found.requests, "batches": found.batches, "elsewhere": found.elsewhere}

@@ -17,7 +17,7 @@ import click
 from cli.inputs import LISTED, InputError, Prepared, prepared
 
 if TYPE_CHECKING:
-    from routing_service.routers import Router
+    from routing_service.routers.registry import Router
     from routing_service.settings import Settings
 
 FIRST_CHUNK = 64  # small, so that slow routers soon show how fast they are
@@ -88,7 +88,7 @@ def find_router(wanted: str | None, settings: Settings | None = None, state_dir:
     """
     from cli.progress import spinner
     from cli.versions import load_active, load_version, number_of
-    from routing_service.routers import AUTO, METHODS, canonical, load_router, make_router, router_names
+    from routing_service.routers.registry import AUTO, METHODS, canonical, load_router, make_router, router_names
 
     settings = settings or read_settings()
     name = wanted or settings.routing.router
@@ -161,7 +161,7 @@ def _lines(ready: Prepared) -> int:
 
 def _prompts(ready: Prepared) -> Iterator[str]:
     """What the router sees of every line of an OpenAI batch file. InputError names the first bad lines at the end."""
-    from routing_service.body import LineError
+    from routing_service.openai_format.body import LineError
 
     bad: list[str] = []
     for number, line in enumerate(ready.stream, 1):
@@ -184,7 +184,7 @@ def _prompts(ready: Prepared) -> Iterator[str]:
 def _prompt(line: bytes) -> str:
     import orjson
 
-    from routing_service.body import LineError, check_body, prompt_text
+    from routing_service.openai_format.body import LineError, check_body, prompt_text
 
     try:
         value = orjson.loads(line)

@@ -80,7 +80,7 @@ def _compose(settings: Settings) -> tuple[FastAPI, Database]:
     """The composition root of the API process."""
     from routing_service.api.app import create_app
     from routing_service.db import Database
-    from routing_service.pricing import price_book
+    from routing_service.money.pricing import price_book
     from workers.app import app as celery
     from workers.publisher import CeleryPublisher
 

@@ -28,7 +28,7 @@ def similarity(prompts: str, others: str, encoder: str | None, data: Path | None
     from cli.progress import progress_bars
     from cli.prompt_sets import prompts_of
     from cli.scoring import read_settings
-    from routing_service.embedding import make_encoder
+    from routing_service.embedding.registry import make_encoder
     from routing_service.errors import RoutebatchError
     from training.similarity import similarity as measured
 

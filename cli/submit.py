@@ -45,7 +45,7 @@ def submit(
     With --plan, the plan of that id runs as it was shown, under --budget or else the budget that it was made with. It
     is refused where prices, candidates or the router have changed since.
     """
-    from cli.made import announce, see_through
+    from cli.made import announce, wait_and_save
     from cli.results import check_paths
 
     routing = routing_options(options)
@@ -56,12 +56,12 @@ def submit(
         with connected(url, api_key) as api:
             batch = api.go_on(plan_id, "approve", routing.get("budget_usd"), f"approve-{uuid.uuid4()}")
             if follows:
-                see_through(api, batch, output, errors, as_json=as_json)
+                wait_and_save(api, batch, output, errors, as_json=as_json)
     else:
         if file is None:
             raise click.UsageError("name a FILE, or a plan with --plan")
         with prepared(file, form) as ready, connected(url, api_key) as api:
             batch = create(api, ready, completion_window, routing)
             if follows:
-                see_through(api, batch, output, errors, as_json=as_json, source_line=ready.source_line)
+                wait_and_save(api, batch, output, errors, as_json=as_json, source_line=ready.source_line)
     announce(batch, as_json=as_json)

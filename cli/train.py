@@ -14,7 +14,7 @@ from cli.method_options import parse_options
 from cli.training_sources import Source, labelled_by_tier, load_sources
 
 if TYPE_CHECKING:
-    from routing_service.routers import Router
+    from routing_service.routers.registry import Router
     from training.comparisons import Comparisons
     from training.evaluation import Evaluation
 
@@ -25,7 +25,7 @@ class MethodName(click.ParamType[str]):
     name = "method"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from routing_service.routers import canonical
+        from routing_service.routers.registry import canonical
         from training.methods import METHODS
 
         if canonical(value) not in METHODS:

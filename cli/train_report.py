@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from routing_service.routers import Router
+    from routing_service.routers.registry import Router
     from training.decontamination import Decontamination
     from training.evaluation import Evaluation
     from training.readers import Loaded

@@ -11,13 +11,13 @@ from cli.scoring import read_settings
 
 if TYPE_CHECKING:
     from routing_service.models import RouterVersion
-    from routing_service.routers import Router
+    from routing_service.routers.registry import Router
     from routing_service.settings import Settings
 
 
 def number_of(name: str) -> int | None:
     """The number in `12` or `version-12`; None for other names."""
-    from routing_service.versions import version_name, version_number
+    from routing_service.router_versions.versions import version_name, version_number
 
     return version_number(version_name(int(name)) if name.isascii() and name.isdigit() else name)
 
@@ -40,8 +40,8 @@ def stack_settings(state_dir: Path | None, base: Settings | None = None) -> Sett
 
 def load_version(number: int, state_dir: Path | None = None, base: Settings | None = None) -> Router:
     """That router version. ClickException for a database that cannot be reached, RoutebatchError for the rest."""
-    from routing_service.routers import load_artifact
-    from routing_service.versions import find
+    from routing_service.router_versions.versions import find
+    from routing_service.routers.registry import load_artifact
 
     settings = stack_settings(state_dir, base)
     with reading(state_dir) as session:
@@ -51,8 +51,8 @@ def load_version(number: int, state_dir: Path | None = None, base: Settings | No
 
 def load_active(state_dir: Path | None = None, base: Settings | None = None) -> Router:
     """The router that serves: the active version, else the built-in one."""
-    from routing_service.routers import BUILT_IN, make_router
-    from routing_service.versions import active
+    from routing_service.router_versions.versions import active
+    from routing_service.routers.registry import BUILT_IN, make_router
 
     with reading(state_dir) as session:
         version = active(session)
@@ -61,8 +61,8 @@ def load_active(state_dir: Path | None = None, base: Settings | None = None) -> 
 
 def router_name(number: int | None) -> str:
     """The name of the version that serves; of none the built-in router's."""
-    from routing_service.routers import BUILT_IN
-    from routing_service.versions import version_name
+    from routing_service.router_versions.versions import version_name
+    from routing_service.routers.registry import BUILT_IN
 
     return BUILT_IN if number is None else version_name(number)
 

@@ -47,7 +47,7 @@ def find_config(given: Path | None, state: StateDir) -> Path:
 def check_config(path: Path) -> Settings:
     """Read the file as our processes will; StackError naming the file and the key of a mistake."""
     from routing_service.errors import ConfigurationError
-    from routing_service.pricing import price_book
+    from routing_service.money.pricing import price_book
     from routing_service.settings import load_settings
 
     with lent_environment(ROUTEBATCH_CONFIG=str(path)):

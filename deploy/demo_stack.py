@@ -164,7 +164,7 @@ def _state_dir() -> Iterator[Path]:
             screen.show_cursor()  # a progress bar that was cut off has hidden it
         say("stopping everything")
         stop(state)
-        left = leftovers.end(root)
+        left = leftovers.end_leftovers(root)
         sockets, uid = state.sockets, isolation().uid
         for place in (sockets, root, foreign_dir(root, uid) if uid is not None else root):
             shutil.rmtree(place, ignore_errors=True)

@@ -40,8 +40,8 @@ def _torch() -> Check:
 
 def _router(settings: Settings) -> str:
     """The default router can be named; ones that are configured are loaded for a line of their own."""
-    from routing_service.routers import AUTO, DEFAULT_ARTIFACT, canonical, check_name
-    from routing_service.versions import version_number
+    from routing_service.router_versions.versions import version_number
+    from routing_service.routers.registry import AUTO, DEFAULT_ARTIFACT, canonical, check_name
 
     name = canonical(settings.routing.router)
     check_name(name, settings, "routing.router")
@@ -59,7 +59,7 @@ def version_in_force(database_url: str) -> str:
     """Which router version is active. StackError where it could not be loaded: then an older router serves."""
     from deploy.errors import StackError
     from routing_service.db import Database
-    from routing_service.versions import active, version_name
+    from routing_service.router_versions.versions import active, version_name
 
     database = Database(database_url, pool_size=1)
     try:
@@ -77,7 +77,7 @@ def version_in_force(database_url: str) -> str:
 
 def _artifact(path: Path, settings: Settings) -> str:
     """Loaded whole, as a worker does it: less would not say that it can be."""
-    from routing_service.routers import load_router
+    from routing_service.routers.registry import load_router
 
     return f"{load_router(path, settings).name}, loaded from {path}"
 
@@ -91,10 +91,10 @@ def _encoder(settings: Settings) -> Check:
 
 
 def _encoder_named(settings: Settings) -> str:
-    from routing_service.embedding import make_encoder
+    from routing_service.embedding.base import parse
     from routing_service.embedding.cache import default_directory
-    from routing_service.embedding.files import is_here
-    from routing_service.embedding.spec import parse
+    from routing_service.embedding.model_files import is_here
+    from routing_service.embedding.registry import make_encoder
 
     spec = parse(settings.embedding.encoder, settings)
     if spec.kind != "endpoint" and not is_here(spec.name):

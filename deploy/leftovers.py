@@ -14,7 +14,7 @@ import psutil
 MARK = "ROUTEBATCH_STACK"
 
 
-def marked(root: Path) -> list[psutil.Process]:
+def leftover_processes(root: Path) -> list[psutil.Process]:
     """The living processes that a stack on `root` started (zombies and other users' processes have no environment)."""
     found = []
     for process in psutil.process_iter():
@@ -29,9 +29,9 @@ def marked(root: Path) -> list[psutil.Process]:
     return found
 
 
-def end(root: Path, grace: float = 5.0) -> int:
+def end_leftovers(root: Path, grace: float = 5.0) -> int:
     """End what a stack on `root` left behind: asked first, then killed. Returns how many there were."""
-    processes = marked(root)
+    processes = leftover_processes(root)
     for process in processes:
         _signal(process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=grace)

@@ -35,7 +35,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StackSpec:
     """Everything a start needs, decided before anything runs."""
 
     env: dict[str, str]
@@ -75,7 +75,7 @@ class Plan:
         }
 
 
-def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> Plan:
+def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> StackSpec:
     """Decide everything; raises StackError for a missing configuration or a taken port."""
     config = find_config(options.config, state)
     settings = check_config(config)
@@ -113,7 +113,7 @@ def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.
     seen = LOOPBACK if host in ("0.0.0.0", "::", "") else host  # noqa: S104
     api_url = f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
     flower_url = f"http://{LOOPBACK}:{flower_port}"
-    return Plan(env, tuple(servers), PROCESSES, api_url, flower_url, password, database_url, broker_url)
+    return StackSpec(env, tuple(servers), PROCESSES, api_url, flower_url, password, database_url, broker_url)
 
 
 def _from_anywhere(url: str) -> str:

@@ -15,7 +15,7 @@ from deploy import health, leftovers
 from deploy.embedded import NOT_READY, PostgresServer, Server
 from deploy.errors import StackError
 from deploy.layout import StateDir, locked, remove_sockets
-from deploy.plan import Options, Plan, make_plan
+from deploy.plan import Options, StackSpec, make_plan
 from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
 from deploy.supervisor import Supervisor
 
@@ -33,7 +33,7 @@ KEY_NAME = "stack"
 class Stack:
     """A stack in the course of being started, or running."""
 
-    def __init__(self, state: StateDir, plan: Plan) -> None:
+    def __init__(self, state: StateDir, plan: StackSpec) -> None:
         self.state = state
         self.plan = plan
         self.supervisor = Supervisor(state)
@@ -167,7 +167,7 @@ def up(options: Options, say: Say) -> tuple[Stack, dict[str, Any]]:
     """Start a stack; returns it with what its stack.json says."""
     state = StateDir.make(options.state_dir)
     with starting(state):
-        if ended := leftovers.end(state.root):
+        if ended := leftovers.end_leftovers(state.root):
             say(f"ended {ended} processes that an earlier stack had left behind")
         stack = Stack(state, make_plan(options, state))
         return stack, stack.start(foreground=not options.detach, say=say)
@@ -184,7 +184,7 @@ def stop(state: StateDir) -> bool:
     supervisor = Supervisor(state)
     ran = supervisor.running
     supervisor.stop(STOP_SECONDS)
-    ran = leftovers.end(state.root) > 0 or ran
+    ran = leftovers.end_leftovers(state.root) > 0 or ran
     state.stack_file.unlink(missing_ok=True)
     remove_sockets(state.root)
     shutil.rmtree(state.temporary, ignore_errors=True)

@@ -3,24 +3,164 @@
 Every key of the file can also be set as `ROUTEBATCH_<SECTION>__<KEY>` (`ROUTEBATCH_BUDGET__DEFAULT_USD=2`); the
 environment wins. The file is `$ROUTEBATCH_CONFIG`, else `./routebatch.toml` where that exists. Secrets are read from
 the variables that `api_key_env` names, are kept as `SecretStr`, and never appear in a repr, a log or an error.
+
+The table of a model in routebatch.toml, and what all tables of that file have in common.
+
+Tables of routebatch.toml on learning: how answers are graded and judged, and when routers are fitted again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from routing_service.errors import ConfigurationError
-from routing_service.learning_settings import GraderSettings, JudgeSettings, RefitSettings
-from routing_service.model_settings import ModelSettings as ModelSettings  # read with the other tables from here
-from routing_service.model_settings import PositiveUsd, Section, Usd
+
+
+class Section(BaseModel):
+    """A table of routebatch.toml: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _decimal(value: Any) -> Any:
+    """Floats by their shortest decimal form: 0.15 in TOML means exactly 0.15."""
+    return Decimal(str(value)) if isinstance(value, float) else value
+
+
+Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000)]
+PositiveUsd = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=1_000_000)]
+
+
+class ModelSettings(Section):
+    """One candidate model and the upstream that serves it."""
+
+    name: str = Field(min_length=1)
+    base_url: HttpUrl = Field(repr=False)  # may hold credentials
+    api_key_env: str | None = None
+    input_usd_per_million: Usd | None = None
+    cached_input_usd_per_million: Usd | None = None
+    output_usd_per_million: Usd | None = None
+    max_output_tokens: int = Field(1024, ge=1)
+    expected_output_tokens: int = Field(256, ge=1)  # the prior; the cap bounds it
+    cap_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
+    overhead_tokens: int = Field(16, ge=0)
+    max_concurrency: int = Field(128, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)  # of all pumps together; None: what the upstream says
+    tokens_per_minute: int | None = Field(None, ge=1)
+    rated_as: str | None = None  # what training data call this model; None: its key here, then its name
+    tier: int | None = Field(None, ge=0, le=99)  # for routers that never saw it; 0 is the weakest tier
+    bill_on_5xx: bool = True
+    connect_timeout_s: float = Field(10, gt=0)
+    read_timeout_s: float | None = Field(None, gt=0)  # of silence; None: only timeout_s counts
+    timeout_s: float = Field(300, gt=0)
+
+    def api_key(self) -> SecretStr | None:
+        """The upstream's key, or None for an upstream that wants none."""
+        value = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
+        return SecretStr(value) if value else None
+
+    @model_validator(mode="after")
+    def _carry_one_credential(self) -> ModelSettings:
+        if self.api_key_env and (self.base_url.username or self.base_url.password):
+            raise ValueError("either base_url holds credentials or api_key_env names a key, not both")
+        return self
+
+    @property
+    def bounds(self) -> str:
+        """What a call's worst case rests on. A model that was billed above it stays stopped until this changes."""
+        return f"{self.name}: {self.overhead_tokens} overhead, {self.cap_parameter} {self.max_output_tokens}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What its upstream answers to: another address, name or key may be served where this one is refused."""
+        key = self.api_key()
+        told = (str(self.base_url), self.name, key.get_secret_value() if key else "")
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+
+    @property
+    def origin(self) -> str:
+        """The base URL without credentials, query or trailing slash: fit for logs."""
+        url = self.base_url
+        port = f":{url.port}" if url.port not in (None, 80, 443) else ""
+        return f"{url.scheme}://{url.host}{port}{(url.path or '').rstrip('/')}"
+
+
+class GraderSettings(Section):
+    """A grader of the operator's own: one of the keys says what it is. Nothing that a client sends can name one."""
+
+    regex: str | None = Field(None, min_length=1)  # what of an answer is held against the gold answer
+    entry_point: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")  # module:function
+    json_field: str | None = Field(None, min_length=1)  # the path of a field: total.amount, items.0.name
+
+    @field_validator("regex")
+    @classmethod
+    def _must_compile(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _be_one_thing(self) -> GraderSettings:
+        if sum(value is not None for value in (self.regex, self.entry_point, self.json_field)) != 1:
+            raise ValueError("name exactly one of regex, entry_point and json_field")
+        return self
+
+
+class JudgeSettings(Section):
+    """The model that judges answers, and what it is asked."""
+
+    model: str  # a key of [models]; it need not be a candidate
+    budget_usd: PositiveUsd | None = None  # of one run of the judge; none: each must name one
+    template: str = "pairwise-v1"
+    score_template: str = "score-v1"
+    max_tokens: int = Field(16, ge=1)  # of a reply: the verdict alone
+
+
+class RefitSettings(Section):
+    """The keys of [learning] on re-fits: when there is one, what is fitted, what it is judged on."""
+
+    refit: str = "0 3 * * *"  # a crontab line in UTC; empty: by no clock
+    refit_after: int = Field(1000, ge=0)  # comparisons since the last re-fit; 0: however many there are
+    refit_check_s: float = Field(600, gt=0)  # between looks whether comparisons or drift ask for one
+    drift_similarity_drop: float = Field(0.1, ge=0, le=1)  # of the last week's prompts to what was fitted on; 0: never
+    drift_calibration_rise: float = Field(0.05, ge=0, le=1)  # of the win rates' error on new comparisons; 0: never
+    methods: list[str] = Field(["gain"], min_length=1)  # each of them gives a candidate
+    seed: int = Field(0, ge=0, lt=2**32)
+    hold_out: float = Field(0.2, gt=0, lt=1)  # the newest share of the prompts, for judging
+    least_pairs: int = Field(200, ge=1)  # held-out pairs of live traffic that are judged on alone
+    benchmarks: dict[str, Path] = Field({})  # fixed sets by name: a directory of tables, or a file of comparisons
+    benchmark_similarity: float = Field(0, ge=0, le=1)  # from which a prompt is too like a benchmark's; 0: the same
+    benchmark_margin: float = Field(0.02, ge=0, le=1)  # by how much APGR may fall on one of them
+
+    @field_validator("refit")
+    @classmethod
+    def _be_five_fields(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[\w*,/-]+( [\w*,/-]+){4}", value):
+            raise ValueError("five fields are expected (minute hour day month weekday), as in 0 3 * * *")
+        return value
 
 
 class RoutingSettings(Section):

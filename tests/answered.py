@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import select, text
 
-from routing_service.batches.companion import CompanionLine, add_companion
-from routing_service.batches.finish import finish
 from routing_service.db import Database
+from routing_service.dispatch.finish import finish
+from routing_service.exploration.companion import CompanionLine, add_companion
 from routing_service.models import Batch, BatchPurpose, Comparison
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
 from routing_service.settings import Settings
 from tests.planned import Planned, make_planned_batch
 

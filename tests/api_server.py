@@ -14,8 +14,8 @@ from openai import OpenAI
 
 from routing_service.api.app import create_app
 from routing_service.db import Database
-from routing_service.keys import create_key
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
+from routing_service.openai_format.keys import create_key
 from routing_service.settings import Settings
 from tests.fakes import FakePublisher
 

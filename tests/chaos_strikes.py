@@ -20,7 +20,7 @@ from deploy.errors import StackError
 from deploy.layout import StateDir
 from deploy.processes import PROCESSES
 from deploy.supervisor import DAEMON, LISTENER, Supervisor
-from routing_service.limiter import redis_url
+from routing_service.upstream.limiter import redis_url
 from tests.e2e.running import RunningStack
 
 POSTGRES, BROKER = "postgres", "valkey"

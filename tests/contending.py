@@ -18,10 +18,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service import ledger
-from routing_service.budgets import set_limit
 from routing_service.db import Database
 from routing_service.models import EntryBasis, Period
+from routing_service.money import ledger
+from routing_service.money.budgets import set_limit
 from tests.planned import Planned, make_planned_batch
 
 BITE = 64

@@ -10,11 +10,8 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from routing_service.batches.ingest import ingest
-from routing_service.batches.plan import plan
-from routing_service.batches.ranges import announce_ranges
-from routing_service.batches.score import score
 from routing_service.db import Database
+from routing_service.ingest.ingest import ingest
 from routing_service.models import (
     ApiKey,
     Batch,
@@ -26,8 +23,10 @@ from routing_service.models import (
     FilePurpose,
     ScoreRange,
 )
-from routing_service.pricing import NANO, format_usd, price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import NANO, format_usd, price_book
+from routing_service.plans.plan import plan
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import announce_ranges, score
 from routing_service.settings import Settings
 from tests.fakes import FakePublisher
 
@@ -71,7 +70,7 @@ def chat_file(lines: int | list[Any]) -> bytes:
 
 
 def make_key(session: Session, name: str = "tests") -> ApiKey:
-    """A stored key. Its secret is known to nobody; `routing_service.keys` makes keys that authenticate."""
+    """A stored key. Its secret is known to nobody; `openai_format.keys` makes keys that authenticate."""
     key = ApiKey(id=f"key_{uuid.uuid4().hex}", name=name, digest=uuid.uuid4().bytes * 2, hint="test")
     session.add(key)
     session.flush()

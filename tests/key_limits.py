@@ -9,16 +9,16 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service import ledger
-from routing_service.batches import lease
-from routing_service.batches.claim import Claim, Ticket, claim
-from routing_service.batches.settle import settle
-from routing_service.batches.sweep import sweep
-from routing_service.budgets import KeyBudget, set_limit, standing
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import Claim, Ticket, claim
+from routing_service.dispatch.settle import settle
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, Batch, EntryBasis, Period
-from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.budgets import KeyBudget, set_limit, standing
+from routing_service.money.pricing import price_book
+from routing_service.upstream.outcome import LOST, Outcome, RetryPolicy, Usage
 from tests.factories import make_key, make_settings
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch

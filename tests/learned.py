@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
-from routing_service import routers
-from routing_service.artifact_store import ArtifactStore
 from routing_service.db import Database
 from routing_service.models import Comparison, Evaluation, Promotion, Refit, RefitTrigger, RouterVersion
 from routing_service.models.base import ComparisonSource
+from routing_service.router_versions.artifact_store import ArtifactStore
+from routing_service.routers import registry
 from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.topics_fake import CLASSES, PLACES
@@ -74,7 +74,7 @@ def kept(database: Database) -> dict[str, int]:
 
 def hang(database_url: str, directory: str) -> None:
     """A re-fit that says when its artifacts are stored, and then waits to be killed."""
-    for known, added in ((routers.METHODS, CLASSES), (methods.METHODS, PLACES)):
+    for known, added in ((registry.METHODS, CLASSES), (methods.METHODS, PLACES)):
         known.update(added)
     put = ArtifactStore.put
 

@@ -8,9 +8,9 @@ from openai import OpenAI
 from openai.types import Batch
 from sqlalchemy import text
 
-from routing_service.batches.finish import finish
-from routing_service.batches.ingest import ingest
-from routing_service.pricing import price_book
+from routing_service.dispatch.finish import finish
+from routing_service.ingest.ingest import ingest
+from routing_service.money.pricing import price_book
 from tests.api_server import Api
 from tests.factories import chat_file
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches.pump import Pump
 from routing_service.db import Database
+from routing_service.dispatch.pump import Pump
 from routing_service.models import Budget
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
 from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
+from routing_service.upstream.client import Upstreams
 from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import text
 
-from routing_service.batches import lease
-from routing_service.batches.claim import Ticket, claim
-from routing_service.batches.replan import replan, take_due
-from routing_service.batches.settle import Result, settle
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import Ticket, claim
+from routing_service.dispatch.settle import Result, settle
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome, RetryPolicy, Usage
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
+from routing_service.plans.replan import replan, take_due
 from routing_service.settings import Settings
+from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
 
 SETTLED_AT_ONCE = 16
 

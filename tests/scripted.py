@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from routing_service.batches.pump import Pump
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.outcomes import Outcome, read_answer, unsent
-from routing_service.pricing import price_book
+from routing_service.dispatch.pump import Pump
+from routing_service.dispatch.sweep import sweep
+from routing_service.money.pricing import price_book
 from routing_service.settings import Settings
-from routing_service.upstream import AnswerMemory, Upstreams
+from routing_service.upstream.client import AnswerMemory, Upstreams
+from routing_service.upstream.outcome import Outcome, read_answer, unsent
 from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch

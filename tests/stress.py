@@ -16,12 +16,12 @@ from typing import Any
 
 from sqlalchemy import text
 
-from routing_service.batches.sweep import sweep
-from routing_service.body import input_bytes
-from routing_service.budgets import set_limit, top_up
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import TERMINAL, Batch, Period
-from routing_service.pricing import NANO, expected_nano, price_book
+from routing_service.money.budgets import set_limit, top_up
+from routing_service.money.pricing import NANO, expected_nano, price_book
+from routing_service.openai_format.body import input_bytes
 from routing_service.settings import Settings
 from sandbox.problems import generate
 from tests.factories import STRONG, WEAK, chat_line, make_settings, planned_batch

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from routing_service import ledger
 from routing_service.db import Database
-from routing_service.pricing import Price, cost_nano
-from routing_service.results import render
+from routing_service.money import ledger
+from routing_service.money.pricing import Price, cost_nano
+from routing_service.openai_format.output import render
 from tests.stress import Billed
 
 CALL = "routebatch-attempt-"

@@ -10,13 +10,13 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from routing_service.batches.finish import finish
-from routing_service.batches.pump import Pump
-from routing_service.batches.replan import replan
 from routing_service.db import Database
-from routing_service.pricing import price_book
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.pump import Pump
+from routing_service.money.pricing import price_book
+from routing_service.plans.replan import replan
 from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
+from routing_service.upstream.client import Upstreams
 from tests.factories import make_settings
 from tests.fakes import FakePublisher
 

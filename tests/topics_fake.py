@@ -15,7 +15,7 @@ from training.comparisons import Comparisons
 from training.methods import Progress
 
 PLACES = {"topics": "tests.topics_fake:TopicsOptions"}  # for training.methods.METHODS
-CLASSES = {"topics": "tests.topics_fake:TopicsRouter"}  # for routing_service.routers.METHODS
+CLASSES = {"topics": "tests.topics_fake:TopicsRouter"}  # for routing_service.routers.registry.METHODS
 
 
 @dataclass(frozen=True, slots=True)

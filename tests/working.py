@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from routing_service.batches.explore import explore
-from routing_service.batches.finish import finish
-from routing_service.batches.ingest import ingest
-from routing_service.batches.plan import plan
-from routing_service.batches.pump import Pump
-from routing_service.batches.ranges import announce_ranges
-from routing_service.batches.replan import replan
-from routing_service.batches.score import score
 from routing_service.db import Database
-from routing_service.pricing import price_book
-from routing_service.routers import Routers
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.pump import Pump
+from routing_service.exploration.explore import explore
+from routing_service.ingest.ingest import ingest
+from routing_service.money.pricing import price_book
+from routing_service.plans.plan import plan
+from routing_service.plans.replan import replan
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import announce_ranges, score
 from routing_service.settings import Settings
-from routing_service.upstream import Upstreams
+from routing_service.upstream.client import Upstreams
 from tests.fakes import FakePublisher
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from routing_service.batches.pairs import answer_text
+from routing_service.exploration.pairs import answer_text
 from routing_service.models import Batch, Request, RequestState
 from training.tables import BadRow, DataError, opened
 

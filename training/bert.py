@@ -19,12 +19,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from routing_service import device
-from routing_service.embedding.files import find_model
-from routing_service.embedding.reading import Ids, Reader
+from routing_service.embedding.minibatches import Ids, Reader
+from routing_service.embedding.model_files import find_model
 from routing_service.errors import ArtifactError
-from routing_service.routers.bert import BertRouter, Figures, reader_of
-from routing_service.routers.bert_forward import LABELS, Classifier, Precision
-from routing_service.routers.transformer_files import KEY, pack_transformer, quiet
+from routing_service.routers.transformers.bert import BertRouter, Figures, reader_of
+from routing_service.routers.transformers.bert_forward import LABELS, Classifier, Precision
+from routing_service.routers.transformers.model_files import KEY, pack_transformer, quiet
 from routing_service.settings import Settings
 from training.calibration import calibrated, hold_out
 from training.comparisons import ROLES, Comparisons

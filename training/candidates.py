@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding import make_encoder
+from routing_service.embedding.registry import make_encoder
 from routing_service.errors import ConfigurationError, RoutebatchError
-from routing_service.routers import Router, load_router
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import Router, load_router
 from routing_service.settings import Settings
 from training.benchmark import Benchmark
 from training.benchmark_sets import COMPARISONS, SETS, load_benchmark

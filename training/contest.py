@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from routing_service.errors import ScoringError
-from routing_service.routers import Router
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import Router
 from routing_service.settings import Settings
 from training.benchmark import Benchmark
 from training.candidates import Candidate, Measured, fit_all, measured, without

@@ -19,8 +19,8 @@ from training.methods import Progress, silent
 from training.readers import Collector
 from training.tables import BadRow, DataError
 
-NAME = "the table comparisons"
-COLUMNS = ("prompt", "model_a", "model_b", "outcome", "weight")
+COMPARISONS_TABLE = "the table comparisons"
+COMPARISON_COLUMNS = ("prompt", "model_a", "model_b", "outcome", "weight")
 ROWS = 2000  # in memory at a time
 FEEDBACK: ColumnElement[bool] = Comparison.source == ComparisonSource.FEEDBACK
 EVERY: ColumnElement[bool] = true()
@@ -70,14 +70,14 @@ def stored(
     if not total:
         raise DataError("the database holds no comparisons: feedback, judged pairs and imports would leave them there")
     shares = _shares(session, feedback_weight_per_key, wanted)
-    columns = [getattr(Comparison, name) for name in COLUMNS]
+    columns = [getattr(Comparison, name) for name in COMPARISON_COLUMNS]
     told = (Comparison.id, Comparison.created_at, LIVE, Comparison.source, case((FEEDBACK, Comparison.api_key_id)))
     query = select(*told, *columns).where(wanted).order_by(Comparison.id)
     found = session.execute(query, execution_options={"yield_per": ROWS})
     with progress("reading the database", total) as advance:
         for part in found.partitions():
             for number, at, live, source, key_id, *values in part:
-                cells = dict(zip(COLUMNS, values, strict=True)) | {"source": source.value}
+                cells = dict(zip(COMPARISON_COLUMNS, values, strict=True)) | {"source": source.value}
                 yield Stored(number, at, live, _read(number, cells, shares.get(key_id, 1.0)))
             advance(len(part))
 
@@ -86,7 +86,7 @@ def _read(number: int, cells: dict[str, object], share: float) -> Reading | BadR
     try:
         reading = comparison(cells, {})
     except ValueError as error:
-        return BadRow(NAME, number, str(error), unit="id")
+        return BadRow(COMPARISONS_TABLE, number, str(error), unit="id")
     return replace(reading, weight=reading.weight * share)
 
 

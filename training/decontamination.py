@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from routing_service.embedding import Encoder
+from routing_service.embedding.registry import Encoder
 from training.comparisons import Comparisons
 from training.methods import Progress, silent
 from training.similarity import encoded, nearest

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from routing_service.routers.gain import GainRouter
+from routing_service.routers.gain.router import GainRouter
 from training.data import Labels, split
 from training.evaluation import evaluate
 from training.gain import GainOptions, fit_labels

@@ -19,9 +19,9 @@ import orjson
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from routing_service.body import prompt_text
 from routing_service.models import Comparison, Request
-from routing_service.routers.text_features import tokens
+from routing_service.openai_format.body import prompt_text
+from routing_service.routers.gain.text_features import tokens
 from training.evaluation import calibration_error
 
 Floats = npt.NDArray[np.float64]

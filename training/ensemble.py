@@ -15,9 +15,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers import canonical
 from routing_service.routers.calibration import EDGE
 from routing_service.routers.ensemble import MAX_MEMBERS, EnsembleRouter, Member, Packed
+from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
 from training.calibration import calibrated, hold_out
 from training.comparisons import Comparisons

@@ -13,7 +13,7 @@ from routing_service.models.learning import Comparison
 from training.methods import Progress, silent
 
 ROWS = 2000  # in memory at a time
-COLUMNS = (
+EXPORT_COLUMNS = (
     "prompt",
     "model_a",
     "model_b",
@@ -31,7 +31,7 @@ COLUMNS = (
 def export_comparisons(session: Session, stream: BinaryIO, progress: Progress = silent) -> int:
     """Write all comparisons in the order of their ids, through a cursor of the server; returns how many."""
     total = session.scalar(select(func.count()).select_from(Comparison)) or 0
-    wanted = select(*(getattr(Comparison, name) for name in COLUMNS)).order_by(Comparison.id)
+    wanted = select(*(getattr(Comparison, name) for name in EXPORT_COLUMNS)).order_by(Comparison.id)
     found = session.execute(wanted, execution_options={"yield_per": ROWS})
     written = 0
     with progress("writing comparisons", total) as advance:
@@ -43,7 +43,7 @@ def export_comparisons(session: Session, stream: BinaryIO, progress: Progress = 
 
 
 def _line(row: Row[Any]) -> bytes:
-    value = {name: cell for name, cell in zip(COLUMNS, row, strict=True) if cell is not None}
+    value = {name: cell for name, cell in zip(EXPORT_COLUMNS, row, strict=True) if cell is not None}
     value["source"] = row.source.value
     value["created_at"] = row.created_at.isoformat()
     value["digest"] = row.digest.hex()

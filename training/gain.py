@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding import Encoder, make_encoder
-from routing_service.routers.gain import GainRouter
+from routing_service.embedding.registry import Encoder, make_encoder
+from routing_service.routers.gain.router import GainRouter
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
 from training.data import DataError, Labels, fingerprint, split

@@ -16,13 +16,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding import Encoder
+from routing_service.embedding.registry import Encoder
 from routing_service.routers.base import Floats
-from routing_service.routers.gain import encode, minibatches
-from routing_service.routers.gain_model import EmbeddingPart, Figures, GainModel
-from routing_service.routers.rbf import SEPARATION, Points, Shape, Standard, similarities
-from routing_service.routers.text_features import NAMES, features, tokens
-from routing_service.routers.tfidf import Vocabulary
+from routing_service.routers.gain.kernel import SEPARATION, Points, Shape, Standard, similarities
+from routing_service.routers.gain.model import EmbeddingPart, Figures, GainModel
+from routing_service.routers.gain.router import encode, minibatches
+from routing_service.routers.gain.text_features import NAMES, features, tokens
+from routing_service.routers.gain.tfidf import Vocabulary
 from training.data import DataError, Labels
 from training.kernel_ridge import root_of_inverse, solve, variance_taken
 from training.methods import Progress

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 from routing_service.errors import ConfigurationError
-from routing_service.learning_settings import GraderSettings
+from routing_service.settings import GraderSettings
 from training.data import DataError
 
 Grader = Callable[[str, str], float]  # answer, gold -> quality

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from routing_service.batches.pairs import PairedAnswer, read_pairs
+from routing_service.exploration.pairs import PairedAnswer, read_pairs
 from routing_service.models.base import ComparisonSource
 from training.answers import Answered, existing_batch, read_by_id, read_requests
 from training.graders import Grader

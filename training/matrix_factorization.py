@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routing_service.device import choose
-from routing_service.embedding import Floats, make_encoder
-from routing_service.routers.matrix_factorization import Factors, MatrixFactorizationRouter
+from routing_service.embedding.registry import Floats, make_encoder
+from routing_service.routers.bradley_terry.matrix_factorization import Factors, MatrixFactorizationRouter
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
 from training.data import DataError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from routing_service.routers import canonical
 from routing_service.routers.base import Router
+from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
 

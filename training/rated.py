@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding import Encoder
+from routing_service.embedding.registry import Encoder
 from routing_service.errors import ScoringError
+from routing_service.routers.bradley_terry.rated_models import Place, RatedRouter
 from routing_service.routers.calibration import Calibration
-from routing_service.routers.rated import Place, RatedRouter
 from training.calibration import calibrated, hold_out
 from training.comparisons import Comparisons
 from training.data import DataError

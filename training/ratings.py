@@ -16,7 +16,7 @@ from training.methods import Progress, silent
 from training.readers import Collector
 from training.tables import BadRow, DataError
 
-NAME = "the table ratings"
+RATINGS_TABLE = "the table ratings"
 
 __all__ = ["read_ratings"]
 
@@ -33,7 +33,7 @@ def read_ratings(
         raise DataError("ratings name their model: say which model is strong and which is weak")
     weak = into.pair[1]
     total = _count(session, into, weak)
-    shares = _shares(session, weak, feedback_weight_per_key)
+    shares = _rating_shares(session, weak, feedback_weight_per_key)
     voter = case((Rating.source == ComparisonSource.FEEDBACK, Rating.api_key_id))
     wanted = select(Rating.id, Rating.source, voter, Rating.prompt, Rating.score)
     found = session.execute(
@@ -47,7 +47,7 @@ def read_ratings(
                     row = rating({"prompt": prompt, "score": score, "model": weak, "source": source.value}, {})
                     into.add(replace(row, weight=row.weight * shares.get(key_id, 1.0)))
                 except ValueError as error:
-                    into.leave_out(BadRow(NAME, number, str(error), unit="id"))
+                    into.leave_out(BadRow(RATINGS_TABLE, number, str(error), unit="id"))
             advance(len(part))
 
 
@@ -64,7 +64,7 @@ def _count(session: Session, into: Collector, weak: str) -> int:
     return int(counts[weak])
 
 
-def _shares(session: Session, weak: str, most: float) -> dict[str | None, float]:
+def _rating_shares(session: Session, weak: str, most: float) -> dict[str | None, float]:
     """By key that has given more than `most` ratings: what of one counts."""
     votes = (Rating.model == weak) & (Rating.source == ComparisonSource.FEEDBACK) & Rating.api_key_id.is_not(None)
     count = func.count()

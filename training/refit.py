@@ -20,12 +20,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from routing_service.artifact_store import ArtifactStore
 from routing_service.db import Database
 from routing_service.errors import LeaseLostError, RoutebatchError
 from routing_service.models import Evaluation, Refit, RefitOutcome, RefitTrigger, VersionState
+from routing_service.router_versions.artifact_store import ArtifactStore
+from routing_service.router_versions.versions import active, find, one_at_a_time, promote, register, version_name
 from routing_service.settings import Settings
-from routing_service.versions import active, find, one_at_a_time, promote, register, version_name
 from training.benchmark import Benchmark
 from training.candidates import fingerprint_of, known_methods, load_benchmarks
 from training.contest import Contest, hold

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from routing_service.db import Database
-from routing_service.routers import AUTO, Router, Routers
+from routing_service.router_versions.versions import active, version_number
+from routing_service.routers.registry import AUTO, Router, Routers
 from routing_service.settings import Settings
-from routing_service.versions import active, version_number
 
 __all__ = ["Serving", "serving"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding import Encoder
+from routing_service.embedding.registry import Encoder
 from training.methods import Progress, silent
 
 Floats = npt.NDArray[np.float32]

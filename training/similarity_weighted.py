@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from routing_service.embedding import make_encoder
-from routing_service.routers.rated import RatedModels
-from routing_service.routers.similarity_weighted import Memory, SimilarityWeightedRouter, excerpts_of
+from routing_service.embedding.registry import make_encoder
+from routing_service.routers.bradley_terry.rated_models import RatedModels
+from routing_service.routers.bradley_terry.similarity_weighted import Memory, SimilarityWeightedRouter, excerpts_of
 from routing_service.settings import Settings
 from training.comparisons import Comparisons
 from training.data import DataError

@@ -16,9 +16,9 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers.gain import minibatches
-from routing_service.routers.text_features import tokens
-from routing_service.routers.tfidf import Integers, Rows, Vocabulary, adjacent_pairs
+from routing_service.routers.gain.router import minibatches
+from routing_service.routers.gain.text_features import tokens
+from routing_service.routers.gain.tfidf import Integers, Rows, Vocabulary, adjacent_pairs
 
 MAX_DISTINCT = 4_000_000
 BLOCK = 16_384  # prompts that are worked on at once

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.routers.bradley_terry import is_regular, solve, steadied, total_wins
-from routing_service.routers.rated import RatedModels
+from routing_service.routers.bradley_terry.rated_models import RatedModels
+from routing_service.routers.bradley_terry.strengths import is_regular, solve, steadied, total_wins
 from training.comparisons import Comparisons
 
 Vector = npt.NDArray[np.float64]

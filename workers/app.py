@@ -108,7 +108,7 @@ app.steps["worker"].add(EndAfterFailure)
 @worker_init.connect
 def _check_prices(**_: Any) -> None:
     """A model without a price is named when the worker starts, not when money is to be reserved."""
-    from routing_service.pricing import price_book
+    from routing_service.money.pricing import price_book
 
     try:
         price_book(get_settings())

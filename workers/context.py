@@ -9,15 +9,15 @@ import asyncio
 import sys
 from functools import cache, cached_property
 
-from routing_service.batches.lengths import LengthModels
-from routing_service.batches.pump import Pump
 from routing_service.db import Database
+from routing_service.dispatch.pump import Pump
 from routing_service.events import Publisher
-from routing_service.limiter import Limiter, SharedLimits
-from routing_service.pricing import PriceBook, price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import PriceBook, price_book
+from routing_service.routers.registry import Routers
+from routing_service.scoring.lengths import LengthModels
 from routing_service.settings import Settings, get_settings
-from routing_service.upstream import Upstreams
+from routing_service.upstream.client import Upstreams
+from routing_service.upstream.limiter import Limiter, SharedLimits
 from workers.publisher import CeleryPublisher
 from workers.stopping import stopping
 

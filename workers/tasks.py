@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from routing_service.batches.explore import explore as explore_batch
-from routing_service.batches.finish import finish as finish_batch
-from routing_service.batches.ingest import ingest as ingest_batch
-from routing_service.batches.lengths import fit_lengths as fit_all_lengths
-from routing_service.batches.plan import plan as plan_batch
-from routing_service.batches.ranges import announce_ranges
-from routing_service.batches.replan import replan as replan_batch
-from routing_service.batches.score import score as score_range
-from routing_service.batches.sweep import sweep as sweep_all
+from routing_service.dispatch.finish import finish as finish_batch
+from routing_service.dispatch.sweep import sweep as sweep_all
+from routing_service.exploration.explore import explore as explore_batch
+from routing_service.ingest.ingest import ingest as ingest_batch
 from routing_service.models import RefitTrigger
+from routing_service.plans.plan import plan as plan_batch
+from routing_service.plans.replan import replan as replan_batch
+from routing_service.scoring.lengths import fit_lengths as fit_all_lengths
+from routing_service.scoring.score import announce_ranges
+from routing_service.scoring.score import score as score_range
 from workers.context import context
 
 

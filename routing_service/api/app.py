@@ -10,7 +10,7 @@ from routing_service.api.context import Services
 from routing_service.api.wire import Wire
 from routing_service.db import Database
 from routing_service.events import Publisher
-from routing_service.pricing import PriceBook
+from routing_service.money.pricing import PriceBook
 from routing_service.settings import Settings
 
 

@@ -12,16 +12,14 @@ from starlette.responses import Response
 
 from routing_service.api.context import After, KeyId, ObjectId, Services, Use, read_json
 from routing_service.api.replies import list_reply, reply
-from routing_service.batches.approve import approve
-from routing_service.batches.cancel import cancel
-from routing_service.batches.client_pause import pause, resume
-from routing_service.batches.continuation import MoreMoney, retry
 from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
+from routing_service.batches.extend import MoreMoney, retry, top_up
+from routing_service.batches.lifecycle import cancel, pause, resume
 from routing_service.batches.options import parse_budget
-from routing_service.batches.plan_view import plan_object
-from routing_service.batches.top_up import top_up
 from routing_service.batches.view import batch_object, list_batches
 from routing_service.errors import InvalidRequestError
+from routing_service.plans.approve import approve
+from routing_service.plans.preview import plan_object
 
 router = APIRouter(prefix="/v1/batches")
 

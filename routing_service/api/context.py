@@ -10,12 +10,12 @@ import orjson
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from routing_service import keys
-from routing_service.batches.totals import TotalsCache
+from routing_service.batches.view import TotalsCache
 from routing_service.db import Database
 from routing_service.errors import AuthenticationError, InvalidRequestError, TooLargeError
 from routing_service.events import Publisher
-from routing_service.pricing import PriceBook
+from routing_service.money.pricing import PriceBook
+from routing_service.openai_format import keys
 from routing_service.settings import Settings
 
 MAX_JSON_BYTES = 1_000_000

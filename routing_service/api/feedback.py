@@ -12,8 +12,7 @@ from starlette.responses import Response
 
 from routing_service.api.context import KeyId, Use, read_json
 from routing_service.api.replies import reply
-from routing_service.batches.feedback import RequestName, give_feedback
-from routing_service.batches.verdict import Vote
+from routing_service.batches.feedback import RequestName, Vote, give_feedback
 from routing_service.errors import InvalidRequestError, NotFoundError
 
 router = APIRouter(prefix="/v1/feedback")

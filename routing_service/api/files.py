@@ -10,11 +10,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from routing_service import files, results
 from routing_service.api import uploads
 from routing_service.api.context import After, KeyId, ObjectId, Services, Use
 from routing_service.api.replies import list_reply, reply
 from routing_service.models import File
+from routing_service.openai_format import files, output
 
 router = APIRouter(prefix="/v1/files")
 
@@ -95,4 +95,4 @@ def _store(services: Services, key_id: str, upload: uploads.Upload) -> File:
 def _content(services: Services, file: File) -> Iterator[bytes]:
     if file.batch_id is None:
         return files.chunks(services.database, file.id)
-    return results.render(services.database, file.batch_id, errors=file.errors)
+    return output.render(services.database, file.batch_id, errors=file.errors)

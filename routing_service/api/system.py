@@ -13,9 +13,9 @@ from routing_service.api.context import KeyId, Use
 from routing_service.api.replies import reply
 from routing_service.db import Database
 from routing_service.errors import NotFoundError
-from routing_service.limiter import redis_url
-from routing_service.lines import AUTO
+from routing_service.openai_format.line import AUTO
 from routing_service.settings import Settings
+from routing_service.upstream.limiter import redis_url
 
 router = APIRouter()
 BROKER_TIMEOUT_S = 1.0

@@ -1,1 +1,5 @@
-"""The use cases of a batch: one module each. They know the database and the domain, not Celery and not HTTP."""
+"""What a client asks of a batch: create it, look at it, pause, cancel, extend it, and say how good its answers were.
+
+Read `create` and `options` first, then `view`. The work on a batch stands beside this package: `ingest`, `scoring`,
+`plans`, `dispatch`, `exploration`, in the order in which a batch passes through them.
+"""

@@ -1,6 +1,9 @@
 """Creating a batch: what the client asked for is checked, written in one transaction with its budget, then announced.
 
 The same create sent twice gives one batch (see `repeats`).
+
+Requests that are sent twice: by their `Idempotency-Key`, or, as SDKs retry without one, by equality with a request
+of the last minutes when the client says that it is a retry.
 """
 
 from __future__ import annotations
@@ -11,23 +14,22 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from routing_service import files
-from routing_service.batches.chosen_router import asked_router, asked_version
-from routing_service.batches.exploration import set_aside
+from routing_service.batches.exploration_budget import set_aside
 from routing_service.batches.options import BatchOptions, parse_options
-from routing_service.batches.repeats import earlier_batch, one_at_a_time
+from routing_service.batches.router_choice import asked_router, asked_version
 from routing_service.db import Database
-from routing_service.errors import InvalidRequestError, NotFoundError
+from routing_service.errors import ConflictError, InvalidRequestError, NotFoundError
 from routing_service.events import Publisher
-from routing_service.lines import ENDPOINT
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
-from routing_service.pricing import PriceBook, to_nano
+from routing_service.money.pricing import PriceBook, to_nano
+from routing_service.openai_format import files
+from routing_service.openai_format.line import ENDPOINT
 from routing_service.settings import Settings
 
 MOST_CANDIDATES = 16
@@ -175,3 +177,53 @@ def _input_file(session: Session, api_key_id: str, file_id: str) -> File:
             f"file {file_id} has purpose {file.purpose}; a batch reads one of purpose batch", param="input_file_id"
         )
     return file
+
+
+RETRY_WINDOW = timedelta(minutes=10)
+
+
+class Wish(Protocol):
+    """What a client asks for. `is_retry`: the client says that it sends this again."""
+
+    @property
+    def idempotency_key(self) -> str | None: ...
+
+    @property
+    def is_retry(self) -> bool: ...
+
+    def fingerprint(self) -> bytes:
+        """Equal for equal wishes, however they are sent."""
+
+
+def one_at_a_time(session: Session, api_key_id: str, wish: Wish) -> None:
+    """Equal wishes of a key wait for one another here; so the second one sees what the first one did."""
+    same = wish.idempotency_key or wish.fingerprint().hex()
+    session.execute(
+        text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"create:{api_key_id}:{same}"}
+    )
+
+
+def earlier_batch(session: Session, api_key_id: str, wish: Wish) -> str | None:
+    """The batch that this wish created before, if it did. ConflictError if its key created another one."""
+    query = select(Batch).where(Batch.api_key_id == api_key_id)
+    if wish.idempotency_key is not None:
+        batch = session.scalar(query.where(Batch.idempotency_key == wish.idempotency_key))
+        if batch is not None and batch.fingerprint != wish.fingerprint():
+            raise key_was_used(f"which created {batch.id}")
+        return batch.id if batch else None
+    if not wish.is_retry:
+        return None
+    recent = query.where(
+        Batch.fingerprint == wish.fingerprint(),
+        Batch.idempotency_key.is_(None),
+        Batch.created_at > func.now() - RETRY_WINDOW,
+    )
+    batch = session.scalar(recent.order_by(Batch.created_at.desc()).limit(1))
+    return batch.id if batch else None
+
+
+def key_was_used(for_what: str) -> ConflictError:
+    return ConflictError(
+        f"the idempotency key was used for another request, {for_what}",
+        code="idempotency_conflict",
+    )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from routing_service.errors import InvalidRequestError
-from routing_service.pricing import format_usd, format_usd_up
+from routing_service.money.pricing import format_usd, format_usd_up
 from routing_service.settings import Settings
 
 MAX_BUDGET_USD = 1_000_000

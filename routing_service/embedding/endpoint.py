@@ -16,12 +16,11 @@ import httpx2
 import numpy as np
 import orjson
 
-from routing_service.embedding.base import Floats, Progress, digest, finite, unit
-from routing_service.embedding.reading import HEAD, SURROGATES
-from routing_service.embedding.spec import Spec
+from routing_service.embedding.base import Floats, Progress, Spec, digest, finite, unit
+from routing_service.embedding.minibatches import HEAD, SURROGATES
 from routing_service.errors import ConfigurationError, ScoringError
-from routing_service.outcomes import Outcome, RetryPolicy, broken, read_answer, unsent
 from routing_service.settings import ModelSettings, Settings
+from routing_service.upstream.outcome import Outcome, RetryPolicy, broken, read_answer, unsent
 
 BYTES = 4  # of a text a token, about
 TEXTS = 64  # in a call

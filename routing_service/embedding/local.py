@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from routing_service.embedding.base import Floats, Progress, digest, finite, unit
-from routing_service.embedding.files import ModelFiles
-from routing_service.embedding.reading import CHARACTERS, HEAD, Ids, Reader, load_tokenizer
-from routing_service.embedding.spec import Spec
+from routing_service.embedding.base import Floats, Progress, Spec, digest, finite, unit
+from routing_service.embedding.minibatches import CHARACTERS, HEAD, Ids, Reader, load_tokenizer
+from routing_service.embedding.model_files import ModelFiles
 
 CHUNK = 4096  # texts tokenised at a time
 

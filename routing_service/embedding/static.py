@@ -12,10 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from routing_service.embedding.base import Floats, Progress, digest, finite, unit
-from routing_service.embedding.files import WORDS, ModelFiles, weights_of
-from routing_service.embedding.reading import CHARACTERS, HEAD, Reader, load_tokenizer
-from routing_service.embedding.spec import Spec
+from routing_service.embedding.base import Floats, Progress, Spec, digest, finite, unit
+from routing_service.embedding.minibatches import CHARACTERS, HEAD, Reader, load_tokenizer
+from routing_service.embedding.model_files import WORDS, ModelFiles, weights_of
 from routing_service.errors import ConfigurationError
 
 CHUNK = 1024  # texts at a time

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from routing_service import device
 from routing_service.embedding.base import Floats
-from routing_service.embedding.files import ModelFiles
 from routing_service.embedding.local import Forward
-from routing_service.embedding.reading import Ids
+from routing_service.embedding.minibatches import Ids
+from routing_service.embedding.model_files import ModelFiles
 from routing_service.errors import ConfigurationError, ScoringError
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import orjson
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
-from routing_service.artifact_store import METADATA, TENSORS
 from routing_service.errors import ArtifactError
+from routing_service.router_versions.artifact_store import METADATA, TENSORS
 
 if TYPE_CHECKING:
     import torch

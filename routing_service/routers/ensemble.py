@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from routing_service.errors import ArtifactError
-from routing_service.routers import METHODS, router_class
 from routing_service.routers.artifact import Array, Artifact, SavedTensors, Tensors
 from routing_service.routers.base import Floats, Router, SavedRouter
 from routing_service.routers.calibration import EDGE, Calibration
+from routing_service.routers.registry import METHODS, router_class
 from routing_service.settings import Settings
 
 MAX_MEMBERS = 32

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from deploy.leftovers import marked
+from deploy.leftovers import leftover_processes
 from deploy.processes import resolve
 
 COMMAND = resolve(("routebatch",))
@@ -79,7 +79,7 @@ class RunningStack:
             words = process.info["cmdline"] or []
             if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(self.root) in word for word in words):
                 named.append(process)
-        return named + marked(self.root)
+        return named + leftover_processes(self.root)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A client or operator command that finds this stack by its state directory."""

@@ -21,7 +21,7 @@ import redis
 from openai import OpenAI
 from openai.types import Batch
 
-from routing_service.routers import DEFAULT_ARTIFACT
+from routing_service.routers.registry import DEFAULT_ARTIFACT
 from sandbox.problems import generate
 from tests.e2e.running import RunningStack
 from tests.sandbox_server import Sandbox, run_sandbox

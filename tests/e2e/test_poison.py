@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches.pump import Pump
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.outcomes import Outcome, read_answer
-from routing_service.pricing import price_book
-from routing_service.upstream import AnswerMemory, Upstreams
+from routing_service.dispatch.pump import Pump
+from routing_service.dispatch.sweep import sweep
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.upstream.client import AnswerMemory, Upstreams
+from routing_service.upstream.outcome import Outcome, read_answer
 from tests.factories import make_settings
 from tests.planned import Planned, make_planned_batch
 from tests.stress_dispatch import AtOnce

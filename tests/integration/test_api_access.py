@@ -15,7 +15,7 @@ from openai import OpenAI
 from sqlalchemy import create_engine, text
 
 from routing_service.db import Database
-from routing_service.keys import revoke_key
+from routing_service.openai_format.keys import revoke_key
 from tests.api_server import Api, running_api
 from tests.factories import make_settings
 from tests.integration.test_api_batches import create

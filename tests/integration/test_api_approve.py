@@ -13,14 +13,14 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select, text
 
-from routing_service.batches.plan import plan
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import Request
-from routing_service.outcomes import Usage
 from routing_service.planning import Ranking, steps
+from routing_service.plans.plan import plan
 from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
+from routing_service.upstream.outcome import Usage
 from tests.api_server import Api, running_api
 from tests.factories import STRONG, WEAK, make_settings
 from tests.integration.test_api_files import upload

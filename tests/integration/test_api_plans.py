@@ -7,9 +7,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from routing_service.batches.ingest import ingest
-from routing_service.batches.plan import plan
-from routing_service.pricing import price_book
+from routing_service.ingest.ingest import ingest
+from routing_service.money.pricing import price_book
+from routing_service.plans.plan import plan
 from tests.api_server import Api
 from tests.factories import score_all
 from tests.integration.test_api_files import upload

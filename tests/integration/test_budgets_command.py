@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from routing_service.batches.totals import TotalsCache
-from routing_service.batches.view import batch_object
+from routing_service.batches.view import TotalsCache, batch_object
 from routing_service.db import Database
 from tests.factories import make_key
 from tests.key_limits import WEAK, Key, worst_case

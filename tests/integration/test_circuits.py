@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from routing_service.batches import circuits
-from routing_service.batches.replan import replan
 from routing_service.db import Database
-from routing_service.outcomes import read_answer
+from routing_service.plans.replan import replan
+from routing_service.upstream import circuit_breaker
+from routing_service.upstream.outcome import read_answer
 from tests.planned import Planned
 from tests.scripted import ANSWER, WITHDRAWN, Stage, cheap, dear
 
@@ -27,7 +27,9 @@ def stage(database: Database) -> Stage:
 
 @contextmanager
 def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(circuits, "PAUSES", dict.fromkeys(circuits.PAUSES, circuits.Pauses(0, 1e-6, 1e-6)))
+    monkeypatch.setattr(
+        circuit_breaker, "PAUSES", dict.fromkeys(circuit_breaker.PAUSES, circuit_breaker.Pauses(0, 1e-6, 1e-6))
+    )
     yield
 
 
@@ -164,8 +166,8 @@ def test_a_call_from_before_does_not_prove_a_withdrawn_key_good(stage: Stage) ->
     with stage.database.transaction() as session:
         (attempt_id,) = stage.rows("select min(id) from attempts")[0]
         late = read_answer(200, {}, json.dumps(ANSWER).encode(), stage.settings.models["strong"])
-        call = circuits.Call("strong", attempt_id, late)
-        circuits.record(session, stage.settings.models, [call], random.Random(0))
+        call = circuit_breaker.Call("strong", attempt_id, late)
+        circuit_breaker.record(session, stage.settings.models, [call], random.Random(0))
     assert stage.rows("select cause::text from model_circuits") == [("refused",)]
 
 
@@ -201,7 +203,7 @@ def test_lines_that_always_fail_end_in_spite_of_the_circuit(stage: Stage, monkey
 
 def test_pauses_between_trials_are_jittered_and_bounded() -> None:
     rng = random.Random(0)
-    for pauses in circuits.PAUSES.values():
+    for pauses in circuit_breaker.PAUSES.values():
         for trials in range(40):
             drawn = [pauses.draw(trials, rng) for _ in range(50)]
             assert pauses.least_s <= min(drawn) < max(drawn) <= min(pauses.most_s, pauses.first_s * 2**trials)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
-from routing_service.batches.settle import settle
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.dispatch.settle import settle
 from routing_service.errors import LeaseLostError
 from routing_service.models import AttemptState, Batch, EntryBasis
-from routing_service.outcomes import Outcome, RetryPolicy, Usage
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
+from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
 from tests.factories import STRONG, WEAK, make_settings
 from tests.planned import Planned, make_planned_batch
 

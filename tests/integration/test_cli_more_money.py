@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from openai import OpenAI
 
 from cli.main import main
-from routing_service.batches.ingest import ingest
-from routing_service.pricing import price_book
+from routing_service.ingest.ingest import ingest
+from routing_service.money.pricing import price_book
 from tests.api_server import Api
 from tests.more_money import ask, completed, end, shown, submit
 

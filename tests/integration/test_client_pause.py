@@ -7,16 +7,16 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from routing_service.batches.client_pause import pause
-from routing_service.batches.finish import finish
-from routing_service.batches.ingest import ingest
-from routing_service.batches.pausing import pause_for_budget
-from routing_service.batches.plan import plan
-from routing_service.batches.runnable import runnable_batches
-from routing_service.batches.sweep import sweep
+from routing_service.batches.lifecycle import pause
+from routing_service.batches.pauses import pause_for_budget
 from routing_service.db import Database
+from routing_service.dispatch.fairness import runnable_batches
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.sweep import sweep
+from routing_service.ingest.ingest import ingest
 from routing_service.models import BatchState
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
+from routing_service.plans.plan import plan
 from tests.api_server import Api
 from tests.factories import ingested_batch, make_settings, planned_batch, previewed_batch, score_all
 from tests.fakes import FakePublisher

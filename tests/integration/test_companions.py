@@ -11,16 +11,16 @@ from openai import NotFoundError, OpenAI
 from sqlalchemy import select, text
 
 from migrations.runner import downgrade, upgrade
-from routing_service import ledger
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
-from routing_service.batches.companion import CompanionLine, add_companion
-from routing_service.batches.finish import finish
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.dispatch.finish import finish
 from routing_service.errors import ConfigurationError
+from routing_service.exploration.companion import CompanionLine, add_companion
 from routing_service.models import Batch, BatchPurpose, BatchState, Decision, File, Request
-from routing_service.pricing import price_book
-from routing_service.reports import costs_by_batch
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.money.reports import costs_by_batch
 from routing_service.settings import Settings
 from tests.api_server import Api
 from tests.factories import make_key, make_settings

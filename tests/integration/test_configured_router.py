@@ -8,12 +8,12 @@ import pytest
 from openai import BadRequestError
 from sqlalchemy import select
 
-from routing_service.batches.ingest import ingest
-from routing_service.batches.score import score
 from routing_service.db import Database
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Request
-from routing_service.pricing import price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import price_book
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import score
 from tests.api_server import running_api
 from tests.factories import chat_file, chat_line, make_settings
 from tests.unit.labelled import sums

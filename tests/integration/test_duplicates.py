@@ -9,15 +9,15 @@ import openai
 import pytest
 from openai import OpenAI
 
-from routing_service.batches import lease
-from routing_service.batches.ingest import ingest
-from routing_service.batches.plan import plan
-from routing_service.batches.score import score
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.ingest.ingest import ingest
 from routing_service.models import BatchState
-from routing_service.pricing import NANO, price_book
-from routing_service.reports import costs_by_batch
-from routing_service.routers import Routers
+from routing_service.money.pricing import NANO, price_book
+from routing_service.money.reports import costs_by_batch
+from routing_service.plans.plan import plan
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import score
 from tests.api_server import Api, running_api
 from tests.duplicated import DETERMINISTIC, line, lines, requests_of
 from tests.factories import STRONG, WEAK, chat_file, chat_line, ingested_batch, make_settings, new_batch, planned_batch

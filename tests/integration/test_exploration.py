@@ -9,16 +9,16 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select
 
-from routing_service import ledger
-from routing_service.batches.explore import explore
-from routing_service.batches.finish import finish
-from routing_service.batches.ingest import ingest
-from routing_service.batches.pairs import PairedAnswer, read_pairs
-from routing_service.batches.plan import plan
 from routing_service.db import Database
+from routing_service.dispatch.finish import finish
+from routing_service.exploration.explore import explore
+from routing_service.exploration.pairs import PairedAnswer, read_pairs
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Batch, BatchPurpose, Budget, Decision, Request
-from routing_service.outcomes import Usage
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.plans.plan import plan
+from routing_service.upstream.outcome import Usage
 from tests.api_server import Api
 from tests.factories import chat_line, score_all
 from tests.more_money import ask, shown, submit

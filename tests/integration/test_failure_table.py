@@ -25,9 +25,9 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from routing_service.batches.finish import finish
 from routing_service.db import Database
-from routing_service.results import render
+from routing_service.dispatch.finish import finish
+from routing_service.openai_format.output import render
 from tests.pumping import assert_sound, budget_of, error_codes, plan_lines, pump_settings, run_pump, states_of
 from tests.raw_upstream import http, raw_upstream
 from tests.reading import batch_of

@@ -22,11 +22,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
-from routing_service.pricing import price_book
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.dispatch.sweep import sweep
+from routing_service.money.pricing import price_book
 from tests.factories import new_batch
 from tests.fakes import FakePublisher
 from tests.gated_upstream import gated_upstream

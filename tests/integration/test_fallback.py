@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from routing_service import ledger
-from routing_service.batches.totals import add_up
+from routing_service.batches.view import add_up
 from routing_service.db import Database
+from routing_service.money import ledger
 from tests.planned import NANO, Planned
 from tests.scripted import WITHDRAWN, Stage, cheap, dear
 

@@ -13,9 +13,9 @@ from openai import OpenAI
 from sqlalchemy import insert, select, text, update
 
 from cli.main import main
-from routing_service.body import call_digest
 from routing_service.models import Comparison, Feedback, Rating, Request
 from routing_service.models.base import ComparisonSource
+from routing_service.openai_format.body import call_digest
 from tests.api_server import Api
 from tests.factories import chat_line
 from tests.more_money import completed

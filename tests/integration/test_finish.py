@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from routing_service import results
-from routing_service.batches.finish import finish
-from routing_service.batches.ingest import ingest
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.sweep import sweep
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Batch, BatchState, File
-from routing_service.pricing import price_book
+from routing_service.money.pricing import price_book
+from routing_service.openai_format import output
 from tests.factories import ingested_batch, make_settings, new_batch
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
@@ -72,7 +72,7 @@ def test_a_batch_completes_with_files_of_exactly_the_stated_size(database: Datab
     assert batch.finalizing_at is not None
     with database.transaction() as session:
         for file_id, errors, lines in ((batch.output_file_id, False, 3), (batch.error_file_id, True, 1)):
-            content = b"".join(results.render(database, batch_id, errors=errors))
+            content = b"".join(output.render(database, batch_id, errors=errors))
             assert session.get_one(File, file_id).bytes == len(content)
             assert content.count(b"\n") == lines
 
@@ -102,7 +102,7 @@ def test_a_batch_that_is_stopped_keeps_its_answers_and_names_the_rest(
     assert finish(database, batch_id)
     batch = _batch(database, batch_id)
     assert (batch.state, batch.succeeded, batch.failed, batch.floor_nano) == (state, 1, 3, 0)
-    assert b"".join(results.render(database, batch_id, errors=True)).count(code) == 3
+    assert b"".join(output.render(database, batch_id, errors=True)).count(code) == 3
 
 
 @pytest.mark.parametrize("assignment", ["state = 'cancelling', cancelling_at = now()", "expires_at = now()"])
@@ -139,7 +139,7 @@ def test_a_batch_cancelled_while_it_is_validated_ends_without_files(database: Da
 def test_what_was_not_sent_ends_in_small_steps_with_the_same_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routing_service.batches.finish.LINES_AT_ONCE", 3)
+    monkeypatch.setattr("routing_service.dispatch.finish.LINES_AT_ONCE", 3)
     for assignment, state in (
         ("state = 'cancelling', cancelling_at = now()", BatchState.CANCELLED),
         ("expires_at = now()", BatchState.EXPIRED),
@@ -170,7 +170,7 @@ def test_a_batch_that_is_ingested_while_it_expires_loses_no_request(
         return bool(ingest(database, settings, price_book(settings), batch_id))
 
     with monkeypatch.context() as between:
-        between.setattr("routing_service.batches.finish.try_lock", ingest_first)
+        between.setattr("routing_service.dispatch.finish.try_lock", ingest_first)
         assert not finish(database, batch_id)
     assert finish(database, batch_id)
     batch = _batch(database, batch_id)

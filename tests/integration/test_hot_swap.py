@@ -10,21 +10,21 @@ import pytest
 from openai import BadRequestError, OpenAI
 from sqlalchemy import select, text
 
-from routing_service import routers as routers_module
-from routing_service.artifact_store import TENSORS, ArtifactStore
-from routing_service.batches import lease
-from routing_service.batches.basis import changes
-from routing_service.batches.claim import claim
-from routing_service.batches.ingest import ingest
-from routing_service.batches.plan import plan
-from routing_service.batches.replan import replan
-from routing_service.batches.score import score
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Decision, Request, RouterVersion
-from routing_service.pricing import price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import price_book
+from routing_service.plans.plan import plan
+from routing_service.plans.preview_basis import changes
+from routing_service.plans.replan import replan
+from routing_service.router_versions.artifact_store import TENSORS, ArtifactStore
+from routing_service.router_versions.versions import promote, register, rollback
+from routing_service.routers import registry as routers_module
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import score
 from routing_service.settings import Settings
-from routing_service.versions import promote, register, rollback
 from tests.api_server import Api, running_api
 from tests.factories import chat_file, ingested_batch, make_settings, previewed_batch, score_all
 from tests.integration.test_api_batches import create, routing

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from sqlalchemy import func, select, text, update
 
-from routing_service.batches.ingest import ingest
-from routing_service.batches.split import split_lines
 from routing_service.db import Database
+from routing_service.ingest.ingest import ingest
+from routing_service.ingest.reader import split_lines
 from routing_service.models import Batch, BatchState, Request, ScoreRange
-from routing_service.pricing import Price, PriceBook, Step, price_book
+from routing_service.money.pricing import Price, PriceBook, Step, price_book
 from routing_service.settings import Settings
 from tests.factories import chat_file, chat_line, make_batch, make_file, make_key, make_settings, new_batch
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from routing_service import ledger
-from routing_service.batches.finish import finish
-from routing_service.budgets import set_limit
 from routing_service.db import Database
+from routing_service.dispatch.finish import finish
 from routing_service.errors import AuthenticationError, ConfigurationError
-from routing_service.keys import authenticate
 from routing_service.models import ApiKey, Batch, Comparison, Judgement, Period, Rating
 from routing_service.models.base import ComparisonSource
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.budgets import set_limit
+from routing_service.money.pricing import price_book
+from routing_service.openai_format.keys import authenticate
 from routing_service.settings import Settings
 from sandbox.problems import generate
 from tests.answered import comparisons_of, paired_batch, reply

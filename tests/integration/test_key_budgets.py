@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import event, text
 
-from routing_service.budgets import remove_limit, set_limit, top_up
 from routing_service.db import Database
 from routing_service.models import Period
+from routing_service.money.budgets import remove_limit, set_limit, top_up
 from tests.key_limits import ANSWER, STRONG, WEAK, Key, end_period, pause_of, stands, worst_case
 from tests.planned import NANO
 

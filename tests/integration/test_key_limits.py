@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from migrations.runner import downgrade, revisions
-from routing_service.budgets import remove_limit, set_limit, standing, top_up
 from routing_service.db import Database
 from routing_service.errors import InvalidRequestError, NotFoundError
 from routing_service.models import Period
+from routing_service.money.budgets import remove_limit, set_limit, standing, top_up
 from tests.factories import make_key
 from tests.key_limits import ANSWER, WEAK, Key, end_period, stands, worst_case
 from tests.planned import NANO

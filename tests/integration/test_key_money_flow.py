@@ -9,11 +9,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from routing_service.batches import lease
-from routing_service.batches.sweep import sweep
-from routing_service.budgets import remove_limit, set_limit, standing, top_up
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import Period
+from routing_service.money.budgets import remove_limit, set_limit, standing, top_up
 from tests.factories import make_key
 from tests.fakes import FakePublisher
 from tests.integration.test_money_flow import KINDS, SETTINGS, SLOTS, World

@@ -11,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from routing_service import ledger
 from routing_service.db import Database
 from routing_service.models import Attempt, Budget, EntryBasis
+from routing_service.money import ledger
 from tests.planned import Planned, make_planned_batch
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from routing_service import ledger
 from routing_service.db import Database
+from routing_service.money import ledger
 from tests.contending import WORST_NANO, contend, make_contest
 
 LINES, BATCHES = 500, 4

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.lengths import LengthModels, fit_lengths
-from routing_service.batches.score import score
 from routing_service.db import Database
-from routing_service.lengths import LEAST_ROWS, LengthModel, prompt_features
 from routing_service.models import FittedLengths, Request, RequestState
-from routing_service.outcomes import Usage
-from routing_service.pricing import cost_nano, price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import cost_nano, price_book
+from routing_service.routers.registry import Routers
+from routing_service.scoring.length_model import LEAST_ROWS, LengthModel, prompt_features
+from routing_service.scoring.lengths import LengthModels, fit_lengths
+from routing_service.scoring.score import score
+from routing_service.upstream.outcome import Usage
 from tests.factories import STRONG, WEAK, chat_line, ingested_batch, make_settings, planned_batch
 from tests.reading import batch_of
 from tests.replayed import left_of_budget, run_out

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from cli.main import main
 from deploy.processes import WORKERS
-from routing_service.batches.lengths import LengthModels, fit_lengths, with_learned_priors
 from routing_service.db import Database, try_lock
-from routing_service.lengths import LEAST_ROWS
+from routing_service.scoring.length_model import LEAST_ROWS
+from routing_service.scoring.lengths import LengthModels, fit_lengths, with_learned_priors
 from tests.factories import STRONG, WEAK, make_settings
 from tests.settled import answer, fits, length
 from workers.app import configuration

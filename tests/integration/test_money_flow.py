@@ -12,18 +12,18 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches import lease
-from routing_service.batches.claim import Ticket, claim
-from routing_service.batches.finish import finish
-from routing_service.batches.settle import settle
-from routing_service.batches.suspects import ALONE
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import Ticket, claim
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.quarantine import ALONE
+from routing_service.dispatch.settle import settle
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, BatchState, EntryBasis
-from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, broken, unsent
-from routing_service.pricing import cost_nano, price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import cost_nano, price_book
 from routing_service.settings import Settings
+from routing_service.upstream.outcome import LOST, Outcome, RetryPolicy, Usage, broken, unsent
 from tests.factories import make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch

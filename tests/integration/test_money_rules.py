@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from routing_service import ledger
-from routing_service.batches import lease
-from routing_service.batches.claim import Claim, Ticket, claim
-from routing_service.batches.finish import finish
-from routing_service.batches.settle import settle
-from routing_service.batches.totals import TotalsCache
-from routing_service.batches.view import batch_object
+from routing_service.batches.view import TotalsCache, batch_object
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import Claim, Ticket, claim
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.settle import settle
 from routing_service.models import AttemptState, Batch, EntryBasis, Request
-from routing_service.outcomes import Outcome, RetryPolicy, Usage
-from routing_service.pricing import input_bound, output_bound, price_book, worst_case_nano
+from routing_service.money import ledger
+from routing_service.money.pricing import input_bound, output_bound, price_book, worst_case_nano
+from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
 from tests.factories import make_settings
 from tests.planned import Planned, make_planned_batch
 from tests.pumping import budget_of, pump_settings, run_pump, states_of

@@ -22,7 +22,7 @@ from cli.serve import MaskingFormatter
 from migrations.runner import downgrade
 from routing_service.db import Database
 from routing_service.errors import AuthenticationError
-from routing_service.keys import authenticate
+from routing_service.openai_format.keys import authenticate
 
 ROUTEBATCH = str(Path(sys.executable).with_name("routebatch"))
 CONFIG = """

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
-from routing_service.batches.pump import Pump
-from routing_service.batches.settle import settle
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.dispatch.pump import Pump
+from routing_service.dispatch.settle import settle
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, Batch, Budget, EntryBasis
-from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage
-from routing_service.pricing import price_book
-from routing_service.upstream import Upstreams
+from routing_service.money.pricing import price_book
+from routing_service.upstream.client import Upstreams
+from routing_service.upstream.outcome import LOST, Outcome, RetryPolicy, Usage
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
 from tests.pumping import Closed, budget_of, closed_attempt, pump_settings, run_pump, states_of

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.plan import plan
-from routing_service.batches.score import score
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import Request
-from routing_service.pricing import input_bound, output_bound, price_book, worst_case_nano
-from routing_service.routers import Routers
+from routing_service.money.pricing import input_bound, output_bound, price_book, worst_case_nano
+from routing_service.plans.plan import plan
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import score
 from tests.factories import STRONG, chat_line, ingested_batch, make_settings, planned_batch
 from tests.fakes import FakePublisher
 from tests.reading import batch_of, upgraded

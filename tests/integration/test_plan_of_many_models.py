@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import select, text
 
-from routing_service.batches.claim import claim
-from routing_service.batches.lengths import fit_lengths
-from routing_service.batches.plan import batch_damping, plan
-from routing_service.batches.score import score
 from routing_service.db import Database
-from routing_service.lengths import LEAST_ROWS
+from routing_service.dispatch.claim import claim
 from routing_service.models import Request
+from routing_service.money.pricing import price_book
 from routing_service.planning import Ranking, damping_of, steps
-from routing_service.pricing import price_book
-from routing_service.routers import Router
+from routing_service.plans.plan import batch_damping, plan
 from routing_service.routers.base import Floats
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import Router
+from routing_service.scoring.length_model import LEAST_ROWS
+from routing_service.scoring.lengths import fit_lengths
+from routing_service.scoring.score import score
 from tests.factories import STRONG, WEAK, chat_line, ingested_batch, make_settings
 from tests.reading import batch_of, upgraded
 from tests.settled import answer

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.cancel import cancel
-from routing_service.batches.finish import finish
-from routing_service.batches.plan import plan
-from routing_service.batches.replan import replan
-from routing_service.batches.runnable import runnable_batches
-from routing_service.batches.sweep import sweep
+from routing_service.batches.lifecycle import cancel
 from routing_service.db import Database
+from routing_service.dispatch.fairness import runnable_batches
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import Batch, BatchState, Budget, Request
+from routing_service.plans.plan import plan
+from routing_service.plans.replan import replan
 from routing_service.settings import Settings
 from tests.factories import (
     STRONG,

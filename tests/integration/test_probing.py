@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.lease import open_lease
-from routing_service.batches.lengths import fit_lengths
-from routing_service.batches.probing import Probing
-from routing_service.batches.replan import replan, take_due
-from routing_service.batches.settle import settle
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.lease import open_lease
+from routing_service.dispatch.settle import settle
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, Batch, EntryBasis, Request, RequestState
-from routing_service.outcomes import Outcome, RetryPolicy, Usage
-from routing_service.pricing import cost_nano, price_book
+from routing_service.money.pricing import cost_nano, price_book
+from routing_service.plans.probing import Probing
+from routing_service.plans.replan import replan, take_due
+from routing_service.scoring.lengths import fit_lengths
+from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
 from tests.factories import STRONG, WEAK, chat_line, make_settings, planned_batch
 from tests.fakes import FakePublisher
 from tests.reading import batch_of

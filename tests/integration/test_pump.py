@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches.pump import Pump
 from routing_service.db import Database
+from routing_service.dispatch.pump import Pump
 from routing_service.models import Batch
-from routing_service.pricing import price_book
-from routing_service.upstream import Upstreams
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.upstream.client import Upstreams
 from tests.fakes import FakePublisher
 from tests.planned import NANO, Planned, make_planned_batch
 from tests.pumping import budget_of, pump_settings, run_pump, states_of

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
+from routing_service.money import ledger
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
 from tests.pumping import pump_settings, run_pump

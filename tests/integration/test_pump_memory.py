@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 from sqlalchemy import text
 
-from routing_service.batches.pump import Pump
 from routing_service.db import Database
+from routing_service.dispatch.pump import Pump
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome, Usage
-from routing_service.pricing import price_book
-from routing_service.upstream import AnswerMemory
+from routing_service.money.pricing import price_book
+from routing_service.upstream.client import AnswerMemory
+from routing_service.upstream.outcome import Outcome, Usage
 from tests.factories import make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from routing_service.batches.client_pause import pause
-from routing_service.batches.ingest import ingest
-from routing_service.batches.pausing import pause_for_models
-from routing_service.batches.ranges import announce_ranges
-from routing_service.batches.score import score
-from routing_service.batches.sweep import sweep
+from routing_service.batches.lifecycle import pause
+from routing_service.batches.pauses import pause_for_models
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
+from routing_service.ingest.ingest import ingest
 from routing_service.models import ApiKey
-from routing_service.pricing import price_book
-from routing_service.routers import Routers
+from routing_service.money.pricing import price_book
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import announce_ranges, score
 from tests.factories import chat_file, make_batch, make_file, make_key, make_settings
 from tests.fakes import FakePublisher
 from tests.reading import batch_of

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from cli.main import main
 from routing_service.db import Database
 from routing_service.errors import InvalidRequestError
-from routing_service.reconcile import Billed, read_billed, reconcile
+from routing_service.money.reconcile import Billed, read_billed, reconcile
 
 HEADER = "model,day,input_tokens,output_tokens\n"
 DAY = date(2026, 3, 1)

@@ -16,14 +16,14 @@ from click.testing import CliRunner, Result
 from sqlalchemy import event, select, text, update
 
 from cli.main import main
-from routing_service import routers
-from routing_service.artifact_store import ArtifactStore
 from routing_service.db import Database
 from routing_service.errors import ArtifactError, ScoringError
 from routing_service.models import Comparison, Evaluation, Refit, RefitOutcome, RefitTrigger, RouterVersion
-from routing_service.routers import load_router
+from routing_service.router_versions.artifact_store import ArtifactStore
+from routing_service.router_versions.versions import active, promote, register
+from routing_service.routers import registry
 from routing_service.routers.base import Pair, Vector
-from routing_service.versions import active, promote, register
+from routing_service.routers.registry import load_router
 from tests.learned import compare, kept, learning_settings, run, wait_for_locks
 from tests.topics_fake import CLASSES, PLACES, TopicsRouter
 from training import methods
@@ -39,7 +39,7 @@ HARD, EASY = "Tell me 7 things of ring field ideal ring", "Tell me 7 things of s
 
 @pytest.fixture(autouse=True)
 def _fits_that_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for known, added in ((routers.METHODS, CLASSES), (methods.METHODS, PLACES)):
+    for known, added in ((registry.METHODS, CLASSES), (methods.METHODS, PLACES)):
         for name, place in added.items():
             monkeypatch.setitem(known, name, place)
 

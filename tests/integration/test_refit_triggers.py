@@ -10,10 +10,10 @@ import pytest
 from celery.schedules import crontab
 from sqlalchemy import text
 
-from routing_service import routers
 from routing_service.db import Database
 from routing_service.errors import ConfigurationError
 from routing_service.models import Refit, RefitOutcome, RefitTrigger
+from routing_service.routers import registry
 from tests.factories import chat_line, ingested_batch, make_settings
 from tests.learned import compare, learning_settings, run
 from tests.topics_fake import CLASSES, PLACES
@@ -28,7 +28,7 @@ RINGS = "Tell me {} things of ring field ideal field"
 
 @pytest.fixture(autouse=True)
 def _fits_that_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for known, added in ((routers.METHODS, CLASSES), (methods.METHODS, PLACES)):
+    for known, added in ((registry.METHODS, CLASSES), (methods.METHODS, PLACES)):
         for name, place in added.items():
             monkeypatch.setitem(known, name, place)
 

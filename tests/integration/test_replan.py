@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.lease import open_lease
-from routing_service.batches.probing import end_probing
-from routing_service.batches.replan import PRIOR_REQUESTS, replan, take_due
 from routing_service.db import Database
+from routing_service.dispatch.lease import open_lease
 from routing_service.models import Batch, Request
+from routing_service.plans.probing import end_probing
+from routing_service.plans.replan import PRIOR_REQUESTS, replan, take_due
 from routing_service.settings import Settings
 from tests.factories import chat_line, make_settings, planned_batch
 from tests.reading import batch_of, upgraded

@@ -33,7 +33,7 @@ from routing_service.models import (
     Request,
     RequestState,
 )
-from routing_service.reports import costs_by_batch, costs_by_day, costs_by_model
+from routing_service.money.reports import costs_by_batch, costs_by_day, costs_by_model
 from tests.key_limits import limited_key
 
 MILLION = 1_000_000

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from routing_service.db import Database
 from routing_service.models import Batch, BatchState, Decision, File, FilePurpose, Reason, Request, RequestState
-from routing_service.results import PAGE_LINES, file_bytes, render
-from routing_service.versions import register
+from routing_service.openai_format.output import PAGE_LINES, file_bytes, render
+from routing_service.router_versions.versions import register
 from tests.api_server import Api
 from tests.integration.test_api_batches import create, routing
 

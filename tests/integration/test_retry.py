@@ -9,12 +9,12 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select, text
 
-from routing_service import ledger
-from routing_service.batches.ingest import ingest
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Request
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
 from tests.api_server import Api, running_api
 from tests.factories import STRONG, WEAK, chat_line, make_settings
 from tests.fakes import FakePublisher

@@ -11,12 +11,12 @@ from openai import OpenAI
 from openai.types import Batch as BatchObject
 from sqlalchemy import select, text
 
-from routing_service import ledger
-from routing_service.batches.replan import replan
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import Request
-from routing_service.reports import costs_by_batch
+from routing_service.money import ledger
+from routing_service.money.reports import costs_by_batch
+from routing_service.plans.replan import replan
 from routing_service.settings import Settings
 from tests.api_server import Api, running_api
 from tests.duplicated import lines, requests_of

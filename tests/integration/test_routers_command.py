@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from cli.main import main
-from routing_service import routers as routers_module
-from routing_service.batches.comparing import compare
 from routing_service.db import Database
+from routing_service.plans.compare_routers import compare
+from routing_service.router_versions.versions import note_failure, promote
+from routing_service.routers import registry as routers_module
 from routing_service.routers.base import Floats
 from routing_service.settings import Settings
-from routing_service.versions import note_failure, promote
 from tests.factories import chat_line, make_settings, planned_batch
 from tests.unit.fake_router import LengthRouter
 from tests.unit.fitted_fake import FakeRouter

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from routing_service.batches import lease
-from routing_service.batches.claim import claim
-from routing_service.batches.runnable import runnable_batches
 from routing_service.db import Database
-from routing_service.pricing import price_book
+from routing_service.dispatch import lease
+from routing_service.dispatch.claim import claim
+from routing_service.dispatch.fairness import runnable_batches
+from routing_service.money.pricing import price_book
 from tests.factories import make_settings
 from tests.planned import Planned, make_planned_batch
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from routing_service.batches.score import score
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from routing_service.errors import ScoringError
 from routing_service.models import Request, RequestState, ScoreRange
-from routing_service.routers import Routers
 from routing_service.routers.base import Floats
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import Routers
+from routing_service.scoring.score import score
 from tests.factories import STRONG, chat_line, ingested_batch, make_settings
 from tests.fakes import FakePublisher
 from tests.reading import batch_of

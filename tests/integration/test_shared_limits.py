@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.servers import run_valkey
-from routing_service.limiter import Limiter, Share, SharedLimits, redis_url
-from routing_service.limiter.arithmetic import Report, State, exchange
-from routing_service.limiter.shared import AwayError
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome
 from routing_service.settings import ModelSettings
+from routing_service.upstream.limiter import Limiter, Share, SharedLimits, redis_url
+from routing_service.upstream.limiter.arithmetic import Report, State, exchange
+from routing_service.upstream.limiter.shared import AwayError
+from routing_service.upstream.outcome import Outcome
 from tests.factories import WEAK
 
 START = 1_790_000_000.0

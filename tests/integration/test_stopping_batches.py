@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import text
 
-from routing_service import ledger, results
-from routing_service.batches.cancel import cancel
-from routing_service.batches.client_pause import pause, resume
-from routing_service.batches.finish import finish
-from routing_service.batches.sweep import sweep
+from routing_service.batches.lifecycle import cancel, pause, resume
 from routing_service.db import Database
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import BatchState
+from routing_service.money import ledger
+from routing_service.openai_format import output
 from routing_service.settings import Settings
 from tests.fakes import FakePublisher
 from tests.gated_upstream import Gate, gated_upstream
@@ -111,8 +111,8 @@ def test_a_batch_that_is_stopped_settles_what_is_in_flight_and_keeps_its_answers
     assert finish(database, batch_id)
     batch = batch_of(database, batch_id)
     assert (batch.state, batch.succeeded, batch.failed) == (state, IN_FLIGHT, LINES - IN_FLIGHT)
-    assert b"".join(results.render(database, batch_id, errors=False)).count(b"\n") == IN_FLIGHT
-    assert b"".join(results.render(database, batch_id, errors=True)).count(code) == LINES - IN_FLIGHT
+    assert b"".join(output.render(database, batch_id, errors=False)).count(b"\n") == IN_FLIGHT
+    assert b"".join(output.render(database, batch_id, errors=True)).count(code) == LINES - IN_FLIGHT
 
 
 def test_a_request_that_is_to_be_tried_again_after_its_batch_expired_ends_with_it(database: Database) -> None:

@@ -13,8 +13,8 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from cli.main import main
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch.sweep import sweep
 from tests.api_server import Api, running_api
 from tests.factories import make_batch, make_file, make_key, make_settings
 from tests.fakes import FakePublisher

@@ -11,16 +11,16 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches import lease, suspects
-from routing_service.batches.claim import Ticket, claim
-from routing_service.batches.settle import settle
-from routing_service.batches.suspects import ALONE, Company
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch import lease, quarantine
+from routing_service.dispatch.claim import Ticket, claim
+from routing_service.dispatch.quarantine import ALONE, Company
+from routing_service.dispatch.settle import settle
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome, RetryPolicy, Usage
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
 from tests.factories import make_settings
 from tests.fakes import FakePublisher
 from tests.planned import Planned, make_planned_batch
@@ -85,7 +85,7 @@ def test_what_kills_its_worker_fails_after_three_deaths_and_nothing_else_does(
     poison = {line for line in poison if line <= lines}
     batch_id = plan(database, lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suspects, "COMPANY", 3)
+        patch.setattr(quarantine, "COMPANY", 3)
         pumps = [DyingPump(database, batch_id, poison) for _ in range(2)]
         for which, bites in rounds:
             pumps[which].fly(bites)
@@ -114,7 +114,7 @@ def test_a_death_in_a_crowd_does_not_make_the_crowd_fly_alone(database: Database
     while pump.fly(7):
         rounds += 1
     assert pump.deaths == 3
-    assert rounds <= 3 + suspects.COMPANY + 4
+    assert rounds <= 3 + quarantine.COMPANY + 4
 
 
 def test_requests_that_were_never_lost_go_on_beside_suspects(database: Database) -> None:
@@ -123,5 +123,5 @@ def test_requests_that_were_never_lost_go_on_beside_suspects(database: Database)
         session.execute(text("update requests set losses = 1 where line > 20"))
     pump = DyingPump(database, batch_id, set())
     pump.fly(20)
-    assert sum(ticket.losses == 1 for ticket in pump.flying) == suspects.COMPANY
+    assert sum(ticket.losses == 1 for ticket in pump.flying) == quarantine.COMPANY
     assert sum(ticket.losses == 0 for ticket in pump.flying) == 20

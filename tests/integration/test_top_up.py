@@ -10,16 +10,15 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from routing_service import ledger
-from routing_service.batches.continuation import MoreMoney
-from routing_service.batches.ingest import ingest
+from routing_service.batches.extend import MoreMoney, top_up
 from routing_service.batches.options import parse_budget
-from routing_service.batches.pausing import pause_for_budget
-from routing_service.batches.replan import take_due
-from routing_service.batches.top_up import top_up
+from routing_service.batches.pauses import pause_for_budget
 from routing_service.db import Database
+from routing_service.ingest.ingest import ingest
 from routing_service.models import Batch
-from routing_service.pricing import price_book
+from routing_service.money import ledger
+from routing_service.money.pricing import price_book
+from routing_service.plans.replan import take_due
 from tests.api_server import Api, running_api
 from tests.factories import STRONG, WEAK, make_settings, planned_batch
 from tests.fakes import FakePublisher

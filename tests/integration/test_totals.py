@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select, text
 
-from routing_service.batches.totals import TotalsCache
+from routing_service.batches.view import TotalsCache
 from routing_service.db import Database
 from routing_service.models import Batch, Budget
 from tests.planned import Planned, make_planned_batch

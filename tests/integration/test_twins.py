@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service.batches import lease, twins
-from routing_service.batches.finish import finish
-from routing_service.batches.sweep import sweep
 from routing_service.db import Database
+from routing_service.dispatch import finish as twins
+from routing_service.dispatch import lease
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.sweep import sweep
 from routing_service.models import RequestState
-from routing_service.pricing import NANO
-from routing_service.results import render
+from routing_service.money.pricing import NANO
+from routing_service.openai_format.output import render
 from tests.duplicated import DETERMINISTIC, lines, requests_of
 from tests.factories import planned_batch
 from tests.fakes import FakePublisher

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from routing_service.db import Database
 from routing_service.errors import ConflictError, NotFoundError
 from routing_service.models import RouterVersion
-from routing_service.versions import (
+from routing_service.router_versions.versions import (
     active,
     before_active,
     find,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from routing_service.upstream import AnswerMemory
+from routing_service.upstream.client import AnswerMemory
 
 PART = 10
 LARGEST = 100

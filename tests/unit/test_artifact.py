@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from routing_service.routers import artifact as artifacts
-from routing_service.routers import load_router
 from routing_service.routers.artifact import METADATA, TENSORS, ArtifactError, Tensors, kind_of, read, write
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 
 TENSOR: Tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(0, np.uint8)}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service import artifact_store
-from routing_service.artifact_store import FILES, METADATA, TENSORS, ArtifactStore, content_hash
 from routing_service.errors import ArtifactError, ConfigurationError
+from routing_service.router_versions import artifact_store
+from routing_service.router_versions.artifact_store import FILES, METADATA, TENSORS, ArtifactStore, content_hash
 from routing_service.routers import artifact
 from tests.factories import make_settings
 

@@ -12,7 +12,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from routing_service.errors import ArtifactError
 from routing_service.routers.artifact import Artifact, read, write
-from routing_service.routers.transformer_files import KEY, pack_transformer, quiet, unpack_model, unpack_tokenizer
+from routing_service.routers.transformers.model_files import (
+    KEY,
+    pack_transformer,
+    quiet,
+    unpack_model,
+    unpack_tokenizer,
+)
 from tests.unit.tiny_classifier import changed, tiny_classifier, tiny_tokenizer
 
 IDS = torch.tensor([[2, 5, 9, 11, 3], [2, 6, 3, 0, 0]])

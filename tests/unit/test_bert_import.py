@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from routing_service.errors import ArtifactError
-from routing_service.routers import load_router
+from routing_service.routers.registry import load_router
 from routing_service.settings import RoutingSettings, Settings
 from tests.unit.tiny_classifier import as_routellm, checkpoint
 from tests.unit.tiny_encoder import texts

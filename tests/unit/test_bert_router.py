@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from routing_service.errors import ArtifactError
-from routing_service.routers import load_router
 from routing_service.routers.artifact import read
-from routing_service.routers.bert import BertRouter, Figures
 from routing_service.routers.calibration import Calibration
+from routing_service.routers.registry import load_router
+from routing_service.routers.transformers.bert import BertRouter, Figures
 from routing_service.settings import Settings
 from tests.unit.labelled import ODD
 from tests.unit.tiny_classifier import as_routellm, changed, tiny_classifier, tiny_router

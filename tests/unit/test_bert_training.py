@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.errors import ConfigurationError
-from routing_service.routers import load_router
-from routing_service.routers.bert import BertRouter
+from routing_service.routers.registry import load_router
+from routing_service.routers.transformers.bert import BertRouter
 from routing_service.settings import Settings
 from tests.unit.labelled import labels
 from tests.unit.tiny_encoder import texts, write_encoder

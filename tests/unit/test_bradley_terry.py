@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from routing_service.routers.bradley_terry import is_regular, solve, steadied, total_wins
+from routing_service.routers.bradley_terry.strengths import is_regular, solve, steadied, total_wins
 
 Battles = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers import METHODS, causal_llm, load_router
-from routing_service.routers.causal_llm import CausalLLMRouter
-from routing_service.routers.causal_prompts import PAIRWISE, SCORES, PromptTokens, ask
-from routing_service.routers.prefix_cache import Prefix, last_hidden, minibatches, prefill
+from routing_service.routers.registry import METHODS, load_router
+from routing_service.routers.transformers import causal_llm
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter
+from routing_service.routers.transformers.causal_prompts import PAIRWISE, SCORES, PromptTokens, ask
+from routing_service.routers.transformers.prefix_cache import Prefix, last_hidden, minibatches, prefill
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import tiny_model, tiny_tokenizer
 from training.causal_base import plain_tokens, taken_apart

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from routing_service.routers import load_router
-from routing_service.routers.causal_llm import CausalLLMRouter
-from routing_service.routers.causal_prompts import PAIRWISE, SCORES, PromptTokens, ask
+from routing_service.routers.registry import load_router
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter
+from routing_service.routers.transformers.causal_prompts import PAIRWISE, SCORES, PromptTokens, ask
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import save_tiny, tiny_model, tiny_tokenizer
 from training.causal_base import load_base, plain_tokens, taken_apart

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from routing_service.errors import ArtifactError
-from routing_service.routers.causal_llm import CausalLLMRouter
-from routing_service.routers.causal_prompts import SCORES
-from routing_service.routers.transformer_files import quiet
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter
+from routing_service.routers.transformers.causal_prompts import SCORES
+from routing_service.routers.transformers.model_files import quiet
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import tiny_model, tiny_tokenizer
 from training.importers.causal_llm import import_causal_llm

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from routing_service.routers.int8_linear import observed, quantized, supported
+from routing_service.routers.transformers.int8_linear import observed, quantized, supported
 
 
 class Block(nn.Module):

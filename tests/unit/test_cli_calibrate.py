@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.main import main
-from routing_service import routers
+from routing_service.routers import registry
 from tests.unit.fake_router import LengthRouter
 from training.thresholds import WinRates
 
@@ -99,8 +99,8 @@ def test_the_quantile_that_routellm_takes_sends_more_where_win_rates_are_tied() 
 def router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LengthRouter:
     router = LengthRouter()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.fake_router:LengthRouter")
-    monkeypatch.setattr(routers, "make_router", lambda name, settings: router)
+    monkeypatch.setitem(registry.METHODS, "length", "tests.unit.fake_router:LengthRouter")
+    monkeypatch.setattr(registry, "make_router", lambda name, settings: router)
     return router
 
 

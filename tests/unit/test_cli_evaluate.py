@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from cli.evaluate import SETS
 from cli.main import main
-from routing_service.routers import DEFAULT_ARTIFACT
+from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.labelled import lines, table
 from tests.unit.tiny_encoder import write_encoder
 from training.benchmark_sets import BENCHMARKS

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from routing_service import routers
+from routing_service.routers import registry
 from tests.unit.fake_router import LengthRouter
 
 
 @pytest.fixture(autouse=True)
 def _routers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.fake_router:LengthRouter")
-    built = routers.make_router
-    monkeypatch.setattr(routers, "make_router", lambda name, s: LengthRouter() if name == "length" else built(name, s))
+    monkeypatch.setitem(registry.METHODS, "length", "tests.unit.fake_router:LengthRouter")
+    built = registry.make_router
+    monkeypatch.setattr(registry, "make_router", lambda name, s: LengthRouter() if name == "length" else built(name, s))
 
 
 def explain(*arguments: str, stdin: str | bytes | None = None, router: str = "length") -> Result:

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from cli import import_router as command
 from cli.main import main
 from routing_service.errors import ArtifactError
-from routing_service.routers import DEFAULT_ARTIFACT, METHODS
-from routing_service.routers.gain import GainRouter
+from routing_service.routers.gain.router import GainRouter
+from routing_service.routers.registry import DEFAULT_ARTIFACT, METHODS
 from routing_service.settings import Settings
 
 IMPORTERS = command.IMPORTERS

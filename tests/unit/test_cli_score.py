@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from cli.scoring import CHUNK, CHUNK_CHARACTERS, FIRST_CHUNK
-from routing_service import routers
+from routing_service.routers import registry
 from tests.unit.fake_router import LengthRouter
 
 PROMPTS = ["a", "bb", "ccc"]
@@ -23,8 +23,8 @@ PROMPTS = ["a", "bb", "ccc"]
 def router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LengthRouter:
     router = LengthRouter()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(routers.METHODS, "length", "tests.unit.fake_router:LengthRouter")
-    monkeypatch.setattr(routers, "make_router", lambda name, settings: router)
+    monkeypatch.setitem(registry.METHODS, "length", "tests.unit.fake_router:LengthRouter")
+    monkeypatch.setattr(registry, "make_router", lambda name, settings: router)
     return router
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from routing_service.embedding import Floats, Progress
+from routing_service.embedding.registry import Floats, Progress
 from tests.unit.labelled import labels
 from training import similarity as module
 from training.comparisons import Comparisons

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from cli.main import main
 from deploy.layout import StateDir, locked
 from routing_service import device
-from routing_service.routers import DEFAULT_ARTIFACT
+from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.tiny_encoder import write_encoder
 
 Checks = dict[str, dict[str, Any]]
@@ -101,7 +101,7 @@ def test_the_encoder_is_named_as_it_is_used(doctor: Doctor, tmp_path: Path) -> N
 
 
 def test_an_encoder_that_nobody_named_may_be_missing(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules["routing_service.embedding.files"].PACKAGED, "minilm", ("no_such", "no-such"))
+    monkeypatch.setitem(sys.modules["routing_service.embedding.model_files"].PACKAGED, "minilm", ("no_such", "no-such"))
     code, checks = doctor("[embedding]\nmax_tokens = 77\n")
     assert code == 0
     assert checks["encoder"]["ok"] is None

@@ -53,7 +53,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     found.start(ENTRIES, os.environ | {MARK: str(state.root), "SECRET": "do not tell"}, foreground=True)
     yield found
     found.stop(20)
-    leftovers.end(state.root)
+    leftovers.end_leftovers(state.root)
     remove_sockets(state.root)
 
 
@@ -93,7 +93,7 @@ def test_nothing_outlives_a_killed_supervisor(supervisor: Supervisor) -> None:
     processes += psutil.Process(pids["pair"]).children()
     os.kill(pids["supervisord"], signal.SIGKILL)
     eventually(lambda: all(gone(process) for process in processes))
-    eventually(lambda: leftovers.marked(supervisor.state.root) == [])
+    eventually(lambda: leftovers.leftover_processes(supervisor.state.root) == [])
     assert not supervisor.running
 
 

@@ -9,9 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from cli.main import COMMANDS
-from routing_service.learning_settings import JudgeSettings
-from routing_service.pricing import price_book
-from routing_service.settings import ModelSettings, Settings, load_settings
+from routing_service.money.pricing import price_book
+from routing_service.settings import JudgeSettings, ModelSettings, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service.embedding import make_encoder
-from routing_service.embedding.base import NotFiniteError
+from routing_service.embedding.base import NotFiniteError, parse
 from routing_service.embedding.endpoint import EndpointEncoder
-from routing_service.embedding.spec import parse
+from routing_service.embedding.registry import make_encoder
 from routing_service.errors import ConfigurationError, ScoringError
 from routing_service.settings import DispatchSettings, EmbeddingSettings, Settings
 

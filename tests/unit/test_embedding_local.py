@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from routing_service.embedding.base import Encoder, NotFiniteError
-from routing_service.embedding.files import find_model
-from routing_service.embedding.int8_forward import load_int8
+from routing_service.embedding.base import Encoder, NotFiniteError, Precision, Spec
+from routing_service.embedding.int8 import load_int8
 from routing_service.embedding.local import Forward, LocalEncoder
-from routing_service.embedding.spec import Precision, Spec
+from routing_service.embedding.model_files import find_model
 from routing_service.embedding.torch_forward import load_torch
 from routing_service.errors import ConfigurationError, ScoringError
 from tests.unit.tiny_encoder import POSITIONS, SIZE, WORDS, texts, write_encoder

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.embedding.local import minibatches
-from routing_service.embedding.reading import Reader, clean, head_and_tail
+from routing_service.embedding.minibatches import Reader, clean, head_and_tail
 from routing_service.embedding.torch_forward import halving
 from routing_service.errors import ScoringError
 from tests.unit.tiny_encoder import SPECIAL, WORDS, tokenizer
 
-TOKENS = 12
-READER = Reader(tokenizer(), TOKENS)
+MINIBATCH_TOKENS = 12
+READER = Reader(tokenizer(), MINIBATCH_TOKENS)
 anything = st.text(st.characters(exclude_categories=()), max_size=200)  # surrogates, too
 
 
@@ -46,7 +46,7 @@ def test_any_text_gives_few_tokens_between_the_special_ones(texts: list[str]) ->
     found, _ = READER.read(texts)
     assert len(found) == len(texts)
     for ids in found:
-        assert len(ids) <= TOKENS
+        assert len(ids) <= MINIBATCH_TOKENS
         assert len(ids) == 0 or (ids[0], ids[-1]) == (SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]"))
 
 

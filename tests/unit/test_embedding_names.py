@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.embedding import check_identity, identify, make_encoder, saved_encoder
-from routing_service.embedding.spec import parse
+from routing_service.embedding.base import parse
+from routing_service.embedding.registry import check_identity, identify, make_encoder, saved_encoder
 from routing_service.errors import ArtifactError, ConfigurationError
 from routing_service.settings import EmbeddingSettings, RoutingSettings, Settings
 from tests.unit.tiny_encoder import texts, write_encoder

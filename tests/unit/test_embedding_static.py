@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from routing_service.embedding import make_encoder
 from routing_service.embedding.base import Encoder
+from routing_service.embedding.registry import make_encoder
 from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings
 from tests.unit.tiny_encoder import SIZE, SPECIAL, WORDS, texts, write_encoder

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from routing_service.errors import ArtifactError
-from routing_service.routers import METHODS as ROUTERS
-from routing_service.routers import artifact, load_router
+from routing_service.routers import artifact
 from routing_service.routers.calibration import Calibration
 from routing_service.routers.ensemble import EnsembleRouter, Member
+from routing_service.routers.registry import METHODS as ROUTERS
+from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, labels, sums
 from tests.unit.lengths import LengthRouter

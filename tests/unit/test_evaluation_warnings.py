@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cli.evaluation_run import known
-from routing_service.routers import Router
+from routing_service.routers.registry import Router
 from training.benchmark import Benchmark
 
 SHIPS = {"tables": {"gsm8k": 9}}  # as the router's metadata that ships name what it was fitted on

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers import DEFAULT_ARTIFACT, Routers, artifact, load_router, make_router
-from routing_service.routers.gain import GainRouter
-from routing_service.routers.text_features import WIDTHS
+from routing_service.routers import artifact
+from routing_service.routers.gain.router import GainRouter
+from routing_service.routers.gain.text_features import WIDTHS
+from routing_service.routers.registry import DEFAULT_ARTIFACT, Routers, load_router, make_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, sums
 from training.data import fingerprint

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routing_service.embedding import Encoder
+from routing_service.embedding.registry import Encoder
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers import artifact, load_router
-from routing_service.routers.gain import GainRouter
-from routing_service.routers.rbf import similarities
-from routing_service.routers.text_features import features, tokens
+from routing_service.routers import artifact
+from routing_service.routers.gain.kernel import similarities
+from routing_service.routers.gain.router import GainRouter
+from routing_service.routers.gain.text_features import features, tokens
+from routing_service.routers.registry import load_router
 from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.unit import vectors

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service.routers import DEFAULT_ARTIFACT
-from routing_service.routers.gain import MINIBATCH, GainRouter, minibatches
-from routing_service.routers.rbf import similarities
-from routing_service.routers.text_features import features, tokens
+from routing_service.routers.gain.kernel import similarities
+from routing_service.routers.gain.router import MINIBATCH, GainRouter, minibatches
+from routing_service.routers.gain.text_features import features, tokens
+from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.labelled import ODD, labels, sums
 from training.data import DataError, Labels
 from training.gain import GainOptions, fit_labels

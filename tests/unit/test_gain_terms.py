@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing_service.routers.text_features import tokens
-from routing_service.routers.tfidf import Vocabulary
+from routing_service.routers.gain.text_features import tokens
+from routing_service.routers.gain.tfidf import Vocabulary
 from tests.unit.labelled import sums
 from training import terms
 from training.data import DataError

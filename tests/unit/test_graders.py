@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from routing_service.errors import ConfigurationError
-from routing_service.learning_settings import GraderSettings
+from routing_service.settings import GraderSettings
 from training.data import DataError
 from training.graders import grader
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from routing_service.batches.pairs import PairedAnswer
+from routing_service.exploration.pairs import PairedAnswer
 from training.data import DataError
 from training.graders import GRADERS
 from training.grading import pair_outcomes, read_gold

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from routing_service.body import check_body
 from routing_service.errors import ConfigurationError
+from routing_service.openai_format.body import check_body
 from training.judging.collect import outcome_of, strong_preferred
 from training.judging.prompts import (
     PAIRWISE,

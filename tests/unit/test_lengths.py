@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from routing_service.errors import ArtifactError
-from routing_service.lengths import LEAST_ROWS, LengthModel, fit, prompt_features
-from routing_service.routers.text_features import Matrix, features, recent_features, tokens
+from routing_service.routers.gain.text_features import Matrix, features, recent_features, tokens
+from routing_service.scoring.length_model import LEAST_ROWS, LengthModel, fit, prompt_features
 from tests.unit.labelled import ODD
 
 

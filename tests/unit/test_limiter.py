@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.limiter import Limiter, Share
-from routing_service.limiter.arithmetic import Reply, Report, State, exchange
-from routing_service.limiter.pace import FIRST_CALLS
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome, Usage, broken
-from routing_service.rate_headers import Allowance
 from routing_service.settings import ModelSettings
+from routing_service.upstream.limiter import Limiter, Share
+from routing_service.upstream.limiter.arithmetic import Reply, Report, State, exchange
+from routing_service.upstream.limiter.pace import FIRST_CALLS
+from routing_service.upstream.outcome import Outcome, Usage, broken
+from routing_service.upstream.rate_headers import Allowance
 from tests.factories import WEAK
 
 ALONE = Share(1, 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.limiter.arithmetic import BURST_S, Report, State, exchange
+from routing_service.upstream.limiter.arithmetic import BURST_S, Report, State, exchange
 
 START = 1_000_000.0
 

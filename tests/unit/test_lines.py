@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from routing_service.lines import Line, LineError, parse_line, prompt_text, threshold_alias, upstream_body
+from routing_service.openai_format.line import Line, LineError, parse_line, prompt_text, threshold_alias, upstream_body
 from routing_service.settings import ModelSettings, Settings
 from tests.factories import STRONG, make_settings
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service.embedding import Floats
+from routing_service.embedding.registry import Floats
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers import artifact, load_router
-from routing_service.routers.matrix_factorization import MatrixFactorizationRouter
-from routing_service.routers.rated import Place
+from routing_service.routers import artifact
+from routing_service.routers.bradley_terry.matrix_factorization import MatrixFactorizationRouter
+from routing_service.routers.bradley_terry.rated_models import Place
+from routing_service.routers.registry import load_router
 from tests.factories import STRONG, make_settings
 from tests.unit.labelled import ODD
 from tests.unit.vectors import BrokenEncoder, WordEncoder, by_topic, comparisons, use

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import save_file
 
 from routing_service.errors import ArtifactError, ConfigurationError
-from routing_service.routers import load_router
+from routing_service.routers.registry import load_router
 from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.unit.vectors import WordEncoder, use

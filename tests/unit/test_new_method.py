@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
-from routing_service import routers
+from routing_service.routers import registry
 from training import methods
 
 DOCS = (Path(__file__).parents[2] / "docs" / "routers.md").read_text(encoding="utf-8")
 SECTION = DOCS.split("\n## A new method\n")[1].split("\n## ")[0]
-NAMES = ("routing_service.routers.length", "training.length")
+NAMES = ("routing_service.routers.registry.length", "training.length")
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +28,12 @@ def _modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         module = ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
         exec(compile(code, name, "exec"), module.__dict__)
-    monkeypatch.setitem(routers.METHODS, "length", "routing_service.routers.length:LengthRouter")
+    monkeypatch.setitem(registry.METHODS, "length", "routing_service.routers.registry.length:LengthRouter")
     monkeypatch.setitem(methods.METHODS, "length", "training.length:LengthOptions")
 
 
 def test_the_documented_registration_lines_are_those_that_the_commands_read() -> None:
-    assert '"length": "routing_service.routers.length:LengthRouter",' in SECTION
+    assert '"length": "routing_service.routers.registry.length:LengthRouter",' in SECTION
     assert '"length": "training.length:LengthOptions",' in SECTION
 
 

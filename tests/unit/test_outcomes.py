@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import LOST, Outcome, RetryPolicy, Usage, mask, read_answer, unsent
 from routing_service.settings import ModelSettings
+from routing_service.upstream.outcome import LOST, Outcome, RetryPolicy, Usage, mask, read_answer, unsent
 
 MODEL = ModelSettings(name="m", base_url="http://127.0.0.1:9/v1")
 NAMES = st.sampled_from(

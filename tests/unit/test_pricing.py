@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing_service.errors import ConfigurationError
-from routing_service.pricing import (
+from routing_service.money.pricing import (
     NANO,
     NO_CAP,
     Price,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from routing_service.errors import InvalidRequestError
-from routing_service.routers import Routers, make_router
 from routing_service.routers.random import RandomRouter
+from routing_service.routers.registry import Routers, make_router
 from tests.factories import make_settings
 
 PROMPTS = [f"prompt {n}" for n in range(4000)]

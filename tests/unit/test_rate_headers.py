@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.rate_headers import Allowance, read_allowance, retry_after, seconds
+from routing_service.upstream.rate_headers import Allowance, read_allowance, retry_after, seconds
 
 
 @pytest.mark.parametrize(

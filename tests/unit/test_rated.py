@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing_service.embedding import Floats
+from routing_service.embedding.registry import Floats
 from routing_service.errors import ArtifactError, ScoringError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Vector
+from routing_service.routers.bradley_terry.rated_models import Place, RatedModels, RatedRouter
 from routing_service.routers.calibration import Calibration
-from routing_service.routers.rated import Place, RatedModels, RatedRouter
 from routing_service.settings import Settings
 from tests.factories import STRONG, WEAK
 from tests.unit.vectors import BrokenEncoder, WordEncoder

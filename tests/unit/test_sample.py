@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing_service.batches.sample import Population, draw
+from routing_service.exploration.explore import Population, draw
 
 SEEDS = 4000
 

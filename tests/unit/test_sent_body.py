@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.lines import Line, parse_line, upstream_body
-from routing_service.pricing import output_bound
+from routing_service.money.pricing import output_bound
+from routing_service.openai_format.line import Line, parse_line, upstream_body
 from tests.factories import chat_line, make_settings
 
 SETTINGS = make_settings()

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import pytest
 from scipy.optimize import minimize
 
-from routing_service.embedding import Floats
+from routing_service.embedding.registry import Floats
 from routing_service.errors import ScoringError
-from routing_service.routers import artifact, load_router, similarity_weighted
+from routing_service.routers import artifact
 from routing_service.routers.base import Vector
-from routing_service.routers.similarity_weighted import SimilarityWeightedRouter, _widened
+from routing_service.routers.bradley_terry import similarity_weighted
+from routing_service.routers.bradley_terry.similarity_weighted import SimilarityWeightedRouter, _widened
+from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD
 from tests.unit.vectors import WordEncoder, by_topic, comparisons, use

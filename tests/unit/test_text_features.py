@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.routers.rbf import SEPARATION, Standard, similarities
-from routing_service.routers.text_features import NAMES, features, tokens
-from routing_service.routers.tfidf import Vocabulary
-from routing_service.routers.word_lists import FINE_LISTS, WORD_LISTS
+from routing_service.routers.gain.kernel import SEPARATION, Standard, similarities
+from routing_service.routers.gain.text_features import FINE_LISTS, NAMES, WORD_LISTS, features, tokens
+from routing_service.routers.gain.tfidf import Vocabulary
 from training.terms import code, fit_vocabulary, frequent_words
 
 ODD = [

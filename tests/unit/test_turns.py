@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.batches.runnable import Runnable
-from routing_service.batches.turns import Turns
+from routing_service.dispatch.fairness import Runnable, Turns
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

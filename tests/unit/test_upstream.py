@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from routing_service.models import AttemptState, EntryBasis
-from routing_service.outcomes import Outcome
-from routing_service.upstream import AnswerMemory, Upstreams
+from routing_service.upstream.client import AnswerMemory, Upstreams
+from routing_service.upstream.outcome import Outcome
 from tests.factories import WEAK, make_settings
 from tests.raw_upstream import http, raw_upstream
 

@@ -20,9 +20,9 @@ import pytest
 
 from routing_service.errors import ConfigurationError
 from routing_service.models import EntryBasis
-from routing_service.outcomes import Outcome
 from routing_service.settings import ModelSettings
-from routing_service.upstream import AnswerMemory, Upstreams, proxy_of
+from routing_service.upstream.client import AnswerMemory, Upstreams, proxy_of
+from routing_service.upstream.outcome import Outcome
 from tests.factories import WEAK, make_settings
 from tests.raw_upstream import http, raw_upstream
 
@@ -123,8 +123,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sen
 
 ASKING = """
 import asyncio, sys
-from routing_service.model_settings import ModelSettings
-from routing_service.upstream import AnswerMemory, Upstreams
+from routing_service.settings import ModelSettings
+from routing_service.upstream.client import AnswerMemory, Upstreams
 
 async def run():
     upstreams = Upstreams({url: ModelSettings(name="m", base_url=url) for url in sys.argv[1:]}, 1_000_000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routing_service.batches.verdict import Answer, Verdict, Vote, verdict
+from routing_service.batches.feedback import Answer, Verdict, Vote, verdict
 from tests.factories import make_settings
 
 MODELS = make_settings().models

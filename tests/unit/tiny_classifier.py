@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from routing_service.routers.artifact import read, write
-from routing_service.routers.bert import BertRouter, Figures
-from routing_service.routers.bert_forward import Classifier
-from routing_service.routers.transformer_files import KEY, pack_transformer, quiet
+from routing_service.routers.transformers.bert import BertRouter, Figures
+from routing_service.routers.transformers.bert_forward import Classifier
+from routing_service.routers.transformers.model_files import KEY, pack_transformer, quiet
 from routing_service.settings import Settings
 from tests.unit.tiny_encoder import tokenizer
 from training.torch_fitting import seeded

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from routing_service.routers.causal_prompts import FORMS
-from routing_service.routers.transformer_files import quiet
+from routing_service.routers.transformers.causal_prompts import FORMS
+from routing_service.routers.transformers.model_files import quiet
 
 TEXT = [form.instructions for form in FORMS.values()]
 CHAT = (

@@ -8,8 +8,8 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from routing_service import embedding
-from routing_service.embedding import Encoder, Floats, Progress
+from routing_service.embedding import registry
+from routing_service.embedding.registry import Encoder, Floats, Progress
 from routing_service.settings import Settings
 from training import matrix_factorization, similarity_weighted
 from training.comparisons import Comparisons, Pair
@@ -61,7 +61,7 @@ def use(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
     def make_encoder(settings: Settings, spec: str | None = None) -> Encoder:
         return encoder
 
-    for module in (embedding, similarity_weighted, matrix_factorization, importer):
+    for module in (registry, similarity_weighted, matrix_factorization, importer):
         monkeypatch.setattr(module, "make_encoder", make_encoder)
 
 

@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from routing_service.errors import ArtifactError
-from routing_service.routers.bert import BertRouter, Figures
-from routing_service.routers.bert_forward import LABELS, Classifier, max_positions
-from routing_service.routers.transformer_files import KEY, pack_transformer, quiet
+from routing_service.routers.transformers.bert import BertRouter, Figures
+from routing_service.routers.transformers.bert_forward import LABELS, Classifier, max_positions
+from routing_service.routers.transformers.model_files import KEY, pack_transformer, quiet
 from routing_service.settings import Settings
 
 SAFE, OLD = "model.safetensors", "pytorch_model.bin"

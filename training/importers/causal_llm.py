@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers.causal_llm import CausalLLMRouter
-from routing_service.routers.causal_prompts import SCORES, Question
-from routing_service.routers.transformer_files import quiet
+from routing_service.routers.transformers.causal_llm import CausalLLMRouter
+from routing_service.routers.transformers.causal_prompts import SCORES, Question
+from routing_service.routers.transformers.model_files import quiet
 from routing_service.settings import Settings
 from training.causal_base import taken_apart
 from training.data import DataError

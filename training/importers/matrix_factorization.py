@@ -19,10 +19,10 @@ import orjson
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from routing_service.embedding import Encoder, make_encoder
+from routing_service.embedding.registry import Encoder, make_encoder
 from routing_service.errors import ArtifactError
-from routing_service.routers.matrix_factorization import Factors, MatrixFactorizationRouter
-from routing_service.routers.rated import RatedModels
+from routing_service.routers.bradley_terry.matrix_factorization import Factors, MatrixFactorizationRouter
+from routing_service.routers.bradley_terry.rated_models import RatedModels
 from routing_service.settings import Settings
 from training.tiers import TIERS, tiers_of
 

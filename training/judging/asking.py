@@ -18,15 +18,14 @@ import orjson
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
-from routing_service.batches.companion import CompanionLine, add_companion
-from routing_service.batches.pairs import PairedAnswer, read_pairs
 from routing_service.db import try_lock
 from routing_service.errors import ConfigurationError
-from routing_service.keys import internal_key
-from routing_service.learning_settings import JudgeSettings
+from routing_service.exploration.companion import CompanionLine, add_companion
+from routing_service.exploration.pairs import PairedAnswer, read_pairs
 from routing_service.models import Batch, BatchPurpose, Judgement
-from routing_service.pricing import PriceBook
-from routing_service.settings import Settings
+from routing_service.money.pricing import PriceBook
+from routing_service.openai_format.keys import internal_key
+from routing_service.settings import JudgeSettings, Settings
 from training.answers import existing_batch, read_by_id, read_requests
 from training.data import DataError
 from training.judging.prompts import PAIRWISE, SCORE, Template, question_of, template

@@ -14,11 +14,11 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from routing_service.batches.pairs import answer_text
-from routing_service.body import prompt_text
 from routing_service.db import Database, try_lock
+from routing_service.exploration.pairs import answer_text
 from routing_service.models import TERMINAL, Batch, Judgement, Request, RequestState
 from routing_service.models.base import ComparisonSource
+from routing_service.openai_format.body import prompt_text
 from training.judging.prompts import FIRST, SECOND, TIE, UNANSWERED, UNPARSED, mode_of, read_verdict
 from training.kept import AnswerScore, PairOutcome, keep_comparisons, keep_ratings
 

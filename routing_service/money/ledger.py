@@ -1,0 +1,235 @@
+"""The ledger: reserve, then settle or release, once.
+
+Every function works inside the caller's transaction. Budgets are locked in id order, whoever asks. The database has
+the last word: `reserved + settled <= limit` is a check on the row, entries are unique by (attempt, budget), and a
+trigger keeps them from being changed. All amounts are nano-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from routing_service.models import EntryBasis
+from routing_service.money.budgets import misplaced
+
+
+@dataclass(slots=True)
+class Balance:
+    """A locked budget. `headroom` is what may still be reserved."""
+
+    budget_id: int
+    limit: int
+    reserved: int
+    settled: int
+
+    @property
+    def headroom(self) -> int:
+        return self.limit - self.reserved - self.settled
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What became of an attempt: the cost, and how it is known. A release costs nothing; in-full closings cost None."""
+
+    attempt_id: int
+    basis: EntryBasis
+    cost_nano: int | None  # None: whatever was reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A stored balance that its entries do not add up to."""
+
+    budget_id: int
+    what: str
+    stored: int
+    recomputed: int
+
+
+def lock_budgets(session: Session, budget_ids: Sequence[int]) -> list[Balance]:
+    """Lock budgets in id order until the transaction ends, and read them."""
+    rows = session.execute(
+        text(
+            "select id, limit_nano, reserved_nano, settled_nano from budgets where id = any(:ids)"
+            " order by id for no key update"
+        ),
+        {"ids": list(budget_ids)},
+    )
+    return [Balance(*row) for row in rows]
+
+
+def reserve(session: Session, budget_ids: Sequence[int], amounts: Sequence[tuple[int, int]]) -> None:
+    """Append a reservation of (attempt id, nano-dollars) on each budget. The budgets are locked by the caller."""
+    if not amounts:
+        return
+    session.execute(
+        text(
+            "insert into ledger_entries (attempt_id, budget_id, kind, basis, amount_nano)"
+            " select a.id, b.id, 'reserve', 'bound', a.amount from"
+            " unnest(cast(:attempts as bigint[]), cast(:amounts as bigint[])) as a(id, amount),"
+            " unnest(cast(:budgets as bigint[])) as b(id)"
+        ),
+        {"attempts": [a for a, _ in amounts], "amounts": [n for _, n in amounts], "budgets": list(budget_ids)},
+    )
+    session.execute(
+        text("update budgets set reserved_nano = reserved_nano + :total where id = any(:ids)"),
+        {"total": sum(amount for _, amount in amounts), "ids": list(budget_ids)},
+    )
+
+
+def close(session: Session, closings: Sequence[Closing]) -> dict[int, int]:
+    """Settle or release attempts; those closed before are left as they are.
+
+    Returns the cost of each attempt closed now. A cost above the reservation is settled as far as the limit allows;
+    the excess is recorded as overrun on the entry and the budget.
+    """
+    wanted = {closing.attempt_id: closing for closing in closings}
+    balances = {b.budget_id: b for b in lock_budgets(session, _budgets_of(session, list(wanted)))}
+    entries: list[_Entry] = []
+    costs: dict[int, int] = {}
+    for attempt_id, budget_id, reserved in _open_reservations(session, list(wanted)):
+        entry = _close_one(wanted[attempt_id], balances[budget_id], reserved)
+        entries.append(entry)
+        costs[attempt_id] = entry.amount + entry.overrun if entry.kind == "settle" else 0
+    _append(session, entries)
+    _apply(session, entries)
+    return costs
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    attempt_id: int
+    budget_id: int
+    kind: str
+    basis: str
+    amount: int
+    overrun: int
+    reserved: int
+
+
+def _close_one(closing: Closing, balance: Balance, reserved: int) -> _Entry:
+    balance.reserved -= reserved
+    if closing.basis is EntryBasis.UNBILLED:
+        return _Entry(closing.attempt_id, balance.budget_id, "release", closing.basis, reserved, 0, reserved)
+    cost = reserved if closing.cost_nano is None else closing.cost_nano
+    settled = min(cost, balance.headroom)
+    balance.settled += settled
+    return _Entry(closing.attempt_id, balance.budget_id, "settle", closing.basis, settled, cost - settled, reserved)
+
+
+def _budgets_of(session: Session, attempt_ids: list[int]) -> list[int]:
+    query = text("select distinct budget_id from ledger_entries where attempt_id = any(:ids) and kind = 'reserve'")
+    return list(session.scalars(query, {"ids": attempt_ids}))
+
+
+def _open_reservations(session: Session, attempt_ids: list[int]) -> list[tuple[int, int, int]]:
+    rows = session.execute(
+        text(
+            "select r.attempt_id, r.budget_id, r.amount_nano from ledger_entries r"
+            " where r.attempt_id = any(:ids) and r.kind = 'reserve' and not exists (select from ledger_entries c"
+            " where c.attempt_id = r.attempt_id and c.budget_id = r.budget_id and c.kind <> 'reserve')"
+            " order by r.attempt_id, r.budget_id"
+        ),
+        {"ids": attempt_ids},
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def _append(session: Session, entries: Sequence[_Entry]) -> None:
+    if not entries:
+        return
+    session.execute(
+        text(
+            "insert into ledger_entries (attempt_id, budget_id, kind, basis, amount_nano, overrun_nano)"
+            " select a, b, cast(k as entry_kind), cast(s as entry_basis), n, o from unnest(cast(:a as bigint[]),"
+            " cast(:b as bigint[]), cast(:k as text[]), cast(:s as text[]), cast(:n as bigint[]),"
+            " cast(:o as bigint[])) as t(a, b, k, s, n, o)"
+        ),
+        {
+            "a": [e.attempt_id for e in entries],
+            "b": [e.budget_id for e in entries],
+            "k": [e.kind for e in entries],
+            "s": [e.basis for e in entries],
+            "n": [e.amount for e in entries],
+            "o": [e.overrun for e in entries],
+        },
+    )
+
+
+def _apply(session: Session, entries: Sequence[_Entry]) -> None:
+    """Move the balances. A limit that was lowered below what is used follows that down, and is never raised here."""
+    changes: dict[int, list[int]] = {}
+    for entry in entries:
+        change = changes.setdefault(entry.budget_id, [0, 0, 0])
+        change[0] += entry.reserved
+        if entry.kind == "settle":
+            change[1] += entry.amount
+            change[2] += entry.overrun
+    for budget_id, (reserved, settled, overrun) in sorted(changes.items()):
+        session.execute(
+            text(
+                "update budgets set reserved_nano = reserved_nano - :reserved, settled_nano = settled_nano + :settled,"
+                " overrun_nano = overrun_nano + :overrun, limit_nano = case when lowered_to_nano is null"
+                " then limit_nano else least(limit_nano, greatest(lowered_to_nano,"
+                " reserved_nano + settled_nano - :reserved + :settled)) end where id = :id"
+            ),
+            {"reserved": reserved, "settled": settled, "overrun": overrun, "id": budget_id},
+        )
+
+
+VERIFY = """
+with entries as (
+    select budget_id,
+           sum(case kind when 'reserve' then amount_nano else 0 end) as reserved,
+           sum(case kind when 'settle' then amount_nano else 0 end) as settled,
+           sum(overrun_nano) as overrun
+    from ledger_entries group by budget_id
+), closed as (
+    select r.budget_id, sum(r.amount_nano) as amount from ledger_entries r
+    join ledger_entries c on c.attempt_id = r.attempt_id and c.budget_id = r.budget_id and c.kind <> 'reserve'
+    where r.kind = 'reserve' group by r.budget_id
+), attempted as (
+    select r.budget_id, sum(a.cost_nano) as cost from ledger_entries r join attempts a on a.id = r.attempt_id
+    where r.kind = 'reserve' group by r.budget_id
+), requested as (
+    select g.id as budget_id, sum(q.cost_nano) as cost from budgets g join requests q on q.batch_id = g.batch_id
+    group by g.id
+)
+select b.id, v.what, v.stored, v.recomputed from budgets b
+left join entries e on e.budget_id = b.id left join closed c on c.budget_id = b.id
+left join attempted t on t.budget_id = b.id left join requested q on q.budget_id = b.id
+cross join lateral (values
+    ('reserved', b.reserved_nano, coalesce(e.reserved, 0) - coalesce(c.amount, 0)),
+    ('settled', b.settled_nano, coalesce(e.settled, 0)),
+    ('overrun', b.overrun_nano, coalesce(e.overrun, 0)),
+    ('settled + overrun against attempts', b.settled_nano + b.overrun_nano, coalesce(t.cost, 0)),
+    ('settled + overrun against requests', b.settled_nano + b.overrun_nano,
+        case b.kind when 'batch' then coalesce(q.cost, 0) else b.settled_nano + b.overrun_nano end)
+) as v(what, stored, recomputed)
+where v.stored <> v.recomputed order by b.id, v.what
+"""
+
+
+def verify(session: Session) -> list[Difference]:
+    """Recompute every balance from the entries, and the entries from attempts and requests; return what differs.
+
+    Also names attempts whose reservation is missing or that were closed without an entry, and attempts that stand on a
+    budget of another key or time, or are missing on one of their own key's.
+    """
+    found = [Difference(int(b), w, int(s), int(r)) for b, w, s, r in session.execute(text(VERIFY))]
+    orphans = session.execute(
+        text(
+            "select a.id, a.reserved_nano from attempts a where not exists"
+            " (select from ledger_entries e where e.attempt_id = a.id and e.kind = 'reserve')"
+            " union all select a.id, a.reserved_nano from attempts a where a.state <> 'started' and exists"
+            " (select from ledger_entries r where r.attempt_id = a.id and r.kind = 'reserve' and not exists"
+            " (select from ledger_entries c where c.attempt_id = r.attempt_id and c.budget_id = r.budget_id"
+            " and c.kind <> 'reserve'))"
+        )
+    )
+    found += [Difference(b, f"attempt {a} on its key's budget", s, r) for b, a, s, r in misplaced(session)]
+    return found + [Difference(0, f"attempt {row[0]} without its entries", int(row[1]), 0) for row in orphans]

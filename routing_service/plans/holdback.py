@@ -1,0 +1,42 @@
+"""The reserve: the lines that another cut would upgrade first, kept back while dearer ones are still to be sent.
+
+Where money or concurrency holds the dear end of a batch up, the cheap end runs ahead of it; once it has run out,
+nothing is left that money saved by the dear end could buy. So its lines nearest to the cut wait, a part of as many as
+there are dear ones to send: those are the bottleneck then, and nothing is lost by waiting.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from routing_service.models import Batch
+from routing_service.planning import Floats, Plan
+from routing_service.plans.stored import Scored
+
+SHARE = 0.25  # of the lines that are still to be sent to dearer models
+
+
+class Edge(NamedTuple):
+    """Ends the cheap lines that may be sent: what ranks below it, in the order of (ratio, -line)."""
+
+    ratio: float
+    line: int
+
+
+def edge_of_reserve(table: Scored, ratio: Floats, made: Plan) -> Edge | None:
+    """The last line of the reserve, shape of `ratio` (n,); None where there is nothing to keep."""
+    kept = (ratio < made.shadow_price) | ((ratio == made.shadow_price) & (table.line > made.cut_line))
+    wanted = math.ceil(SHARE * np.count_nonzero(~kept & ~table.pinned))
+    could = np.flatnonzero(kept & ~table.pinned & (ratio > 0) & np.isfinite(ratio))
+    if not wanted or not len(could):
+        return None
+    order = np.lexsort((table.line[could], -ratio[could]))
+    last = could[order[min(wanted, len(could)) - 1]]
+    return Edge(float(ratio[last]), int(table.line[last]))
+
+
+def store_reserve(batch: Batch, edge: Edge | None) -> None:
+    batch.reserve_ratio, batch.reserve_line = edge or (None, None)

@@ -1,0 +1,1 @@
+"""Router versions: fitted routers by number, and the store of their artifacts."""
