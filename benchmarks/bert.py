@@ -28,10 +28,10 @@ from routing_service.embedding.model_files import find_model
 from routing_service.routers.transformers.bert import BertRouter
 from routing_service.routers.transformers.bert_forward import Precision
 from routing_service.settings import Settings
-from training.comparisons import Comparisons
-from training.evaluation import apgr, apgr_ten_bins
+from training.data.comparisons import Comparisons
+from training.data.readers import load_comparisons
+from training.evaluate.metrics import apgr, apgr_ten_bins
 from training.importers.bert import import_bert
-from training.readers import load_comparisons
 
 LEAST, AIM = 2, 3
 PRECISIONS: tuple[Precision, ...] = ("int8", "float")

@@ -25,8 +25,8 @@ from rich.console import Console
 from benchmarks.peer_timing import Row, as_table
 from routing_service.routers.transformers.causal_llm import CausalLLMRouter
 from routing_service.routers.transformers.causal_prompts import FORMS, ask
-from training.causal_base import load_base, plain_tokens, taken_apart
-from training.readers import load_comparisons
+from training.data.readers import load_comparisons
+from training.fit.causal_base import load_base, plain_tokens, taken_apart
 
 GENERATED = 6  # tokens
 

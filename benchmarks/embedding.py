@@ -21,7 +21,7 @@ from benchmarks.peer_timing import Row, as_table, take_turns
 from benchmarks.routers import minilm_call
 from routing_service.embedding.registry import Encoder, Floats, make_encoder
 from routing_service.settings import EmbeddingSettings, Settings
-from training.readers import load_comparisons
+from training.data.readers import load_comparisons
 
 LEAST, AIM = 2.5, 5
 SPECS = ("static", "minilm@int8", "minilm@float")

@@ -31,9 +31,9 @@ from rich.table import Table
 from cli.method_options import parse_options
 from routing_service.routers.registry import canonical, load_router
 from routing_service.settings import Settings
-from training.comparisons import ROLES, Comparisons
-from training.methods import method, silent
-from training.readers import load_comparisons
+from training.data.comparisons import ROLES, Comparisons
+from training.data.readers import load_comparisons
+from training.fit.methods import method, silent
 
 MODELS = 64
 CHUNK = 1024

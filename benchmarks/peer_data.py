@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from training.comparisons import Comparisons
+from training.data.comparisons import Comparisons
 
 Floats = npt.NDArray[np.float32]
 

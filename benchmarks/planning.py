@@ -31,8 +31,8 @@ from routing_service.planning import Damping, damping_of, steps
 from routing_service.scoring.length_model import fit as fit_lengths
 from routing_service.scoring.length_model import prompt_features
 from routing_service.settings import ModelSettings
-from training.data import Labels
-from training.gain import fit_labels
+from training.data.labels import Labels
+from training.fit.gain import fit_labels
 
 PRIOR = ModelSettings.model_fields["expected_output_tokens"].default
 

@@ -20,10 +20,10 @@ from rich.table import Table
 from cli.method_options import parse_options
 from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
-from training.comparisons import ROLES, Comparisons
-from training.evaluation import apgr, apgr_ten_bins, brier, calibration_error, oracle
-from training.methods import METHODS, method, silent
-from training.readers import load_comparisons
+from training.data.comparisons import ROLES, Comparisons
+from training.data.readers import load_comparisons
+from training.evaluate.metrics import apgr, apgr_ten_bins, brier, calibration_error, oracle
+from training.fit.methods import METHODS, method, silent
 
 COLUMNS = ("method", "labels", "tested on", "APGR, ten bins", "APGR, exact", "oracle, ten bins", "calibration error")
 

@@ -41,7 +41,7 @@ from benchmarks.peers import Peer, make_environment, running_peer
 from routing_service.routers.gain.router import GainRouter
 from routing_service.routers.registry import DEFAULT_ARTIFACT, Router
 from routing_service.settings import Settings
-from training.readers import load_comparisons
+from training.data.readers import load_comparisons
 
 ROWS = ("gain", "similarity_weighted", "matrix_factorization", "bert")
 GAIN_PROMPTS = 8192  # a run
@@ -147,8 +147,8 @@ def vector_rows(environment: Path, names: list[str], comparisons: int, dimension
 
 def similarity_row(peer: Peer, arena: Arena, repeats: int) -> Row:
     from routing_service.routers.bradley_terry.similarity_weighted import SimilarityWeightedRouter
-    from training.similarity_weighted import remember
-    from training.tiers import rate
+    from training.fit.similarity_weighted import remember
+    from training.fit.tiers import rate
 
     rated = rate(arena.comparisons)
     memory = remember(arena.comparisons, arena.prompt_vectors.astype(np.float16), rated, None)

@@ -20,13 +20,12 @@ from rich.table import Table
 from cli.method_options import parse_options
 from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
-from training.benchmark import Benchmark, Floats
-from training.benchmark_sets import BENCHMARKS, load_benchmark
-from training.comparisons import ROLES, Comparisons
-from training.decontamination import decontaminated
-from training.evaluation import apgr, apgr_ten_bins, bootstrap_interval, cpt, random_interval
-from training.methods import METHODS, method, silent
-from training.readers import load_comparisons
+from training.data.comparisons import ROLES, Comparisons
+from training.data.decontamination import decontaminated
+from training.data.readers import load_comparisons
+from training.evaluate.benchmark_sets import BENCHMARKS, Benchmark, Floats, load_benchmark
+from training.evaluate.metrics import apgr, apgr_ten_bins, bootstrap_interval, cpt, random_interval
+from training.fit.methods import METHODS, method, silent
 
 SHARE = 0.8
 COLUMNS = ("method", "APGR, ten bins", "APGR, exact", "CPT 50 %", "of the mean win rate: APGR", "95 %")

@@ -10,7 +10,7 @@ from cli.inputs import FORMATS
 from cli.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
 
 if TYPE_CHECKING:
-    from training.thresholds import Cut, WinRates
+    from training.evaluate.thresholds import Cut, WinRates
 
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
@@ -67,7 +67,7 @@ def _win_rates(chosen: Chosen, prompts: Any) -> WinRates:
     """Four bytes a prompt are kept, and the prompts of one chunk."""
     import numpy as np
 
-    from training.thresholds import WinRates
+    from training.evaluate.thresholds import WinRates
 
     found = [chosen.router.win_rates(chunk, chosen.strong, chosen.weak) for chunk in prompts]
     if not found:

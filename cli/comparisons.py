@@ -11,9 +11,9 @@ from cli.database import database_options
 from cli.database import reading as transaction
 
 if TYPE_CHECKING:
-    from training.collected import Collected, Group
-    from training.imports import Imported
-    from training.tables import BadRow
+    from training.data.imports import Imported
+    from training.data.stats import Collected, Group
+    from training.data.tables import BadRow
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FORMATS = ("arena", "routellm", "alpaca", "jsonl")
@@ -58,7 +58,7 @@ def import_(
     from cli.output import print_json
     from cli.progress import progress_bars
     from routing_service.errors import RoutebatchError
-    from training.imports import BadRowsError, import_comparisons
+    from training.data.imports import BadRowsError, import_comparisons
 
     try:
         with transaction(state_dir) as session, progress_bars() as bars:
@@ -86,7 +86,7 @@ def export(file: Path, form: str, state_dir: Path | None) -> None:
     """Write all comparisons to FILE (-: stdout) as JSON lines, which `import` takes again."""
     from cli.progress import progress_bars
     from cli.results import STDOUT, writing
-    from training.exports import export_comparisons
+    from training.data.database import export_comparisons
 
     try:
         with transaction(state_dir) as session, progress_bars() as bars, writing(file) as stream:
@@ -110,7 +110,7 @@ def stats(as_json: bool, state_dir: Path | None) -> None:
     from dataclasses import asdict
 
     from cli.output import print_json
-    from training.collected import collected
+    from training.data.stats import collected
 
     with transaction(state_dir) as session:
         found = collected(session)

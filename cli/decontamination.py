@@ -11,8 +11,8 @@ import click
 if TYPE_CHECKING:
     from routing_service.embedding.registry import Encoder
     from routing_service.settings import Settings
-    from training.comparisons import Comparisons
-    from training.decontamination import Decontamination
+    from training.data.comparisons import Comparisons
+    from training.data.decontamination import Decontamination
 
 NONE = "none"  # instead of an encoder: only the same prompts are looked for
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -57,7 +57,7 @@ def decontaminate(
     """The comparisons without what the evaluation sets hold, and what that left out; None where none is named."""
     from cli.progress import progress_bars
     from cli.prompt_sets import prompts_of
-    from training.decontamination import SIMILARITY, decontaminated
+    from training.data.decontamination import SIMILARITY, decontaminated
 
     if not evaluation_sets:
         if similarity is not None or encoder is not None:

@@ -12,13 +12,18 @@ from cli.scoring import pair_options
 from cli.training_sources import DATABASE
 
 if TYPE_CHECKING:
-    from training.benchmark import Benchmark
-    from training.comparisons import Comparisons
-    from training.dollars import Prices
+    from training.data.comparisons import Comparisons
+    from training.evaluate.benchmark_sets import Benchmark
+    from training.evaluate.dollars import Prices
 
 VM_USD_PER_HOUR = 0.39  # a small virtual machine without a GPU, as in the paper's table 7
 COMPARISONS = "comparisons"
-SETS = ("mmlu", "gsm8k", "mt-bench", COMPARISONS)  # training.benchmark_sets.BENCHMARKS, which is slow to import
+SETS = (
+    "mmlu",
+    "gsm8k",
+    "mt-bench",
+    COMPARISONS,
+)  # training.evaluate.benchmark_sets.BENCHMARKS, which is slow to import
 EXISTING = click.Path(exists=True, path_type=Path)
 
 
@@ -134,7 +139,7 @@ def _load(
     state_dir: Path | None,
 ) -> Benchmark:
     """The evaluation set of that name, from the first directory of `data`; comparisons from its files."""
-    from training.benchmark_sets import from_comparisons, load_benchmark
+    from training.evaluate.benchmark_sets import from_comparisons, load_benchmark
 
     files = [path for path in data if path == DATABASE or (isinstance(path, Path) and path.is_file())]
     if name == COMPARISONS and files:
@@ -161,7 +166,7 @@ def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, 
 def _without(sets: list[Benchmark], leave_out: tuple[str, ...]) -> list[Benchmark]:
     """The sets without the prompts of these files, but for case and spaces."""
     from cli.prompt_sets import prompts_of
-    from training.decontamination import normalised
+    from training.data.decontamination import normalised
 
     if not leave_out:
         return sets

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from training.assessment import ORACLE, RANDOM, SHARES, Assessment, Line
-from training.dollars import blended
+from training.evaluate.assessment import ORACLE, RANDOM, SHARES, Assessment, Line
+from training.evaluate.dollars import blended
 
 SIZE, DPI = (7, 4.5), 130  # inches, dots an inch
 STYLES = {RANDOM: ("--", "grey"), ORACLE: (":", "black")}

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from cli.evaluation_run import Evaluated
-from training.assessment import BUDGETS, Assessment, Line
-from training.published import COST_RATIOS, OVERHEAD, published
+from training.evaluate.assessment import BUDGETS, Assessment, Line
+from training.evaluate.published import COST_RATIOS, OVERHEAD, published
 
 MISSING = "-"
 RANKING = ("router", "APGR", "95 %", "minus the first, 95 %", "APGR, ten bins", "CPT 50 %", "CPT 80 %")

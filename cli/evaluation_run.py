@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.scoring import Chosen, choose, read_settings
-from training.assessment import Assessment, assess
-from training.benchmark import Benchmark, Floats
-from training.benchmark_sets import COMPARISONS
-from training.dollars import Overhead, Prices
-from training.published import COST_RATIOS, OVERHEAD, rows_of
+from training.evaluate.assessment import Assessment, assess
+from training.evaluate.benchmark_sets import COMPARISONS, Benchmark, Floats
+from training.evaluate.dollars import Overhead, Prices
+from training.evaluate.published import COST_RATIOS, OVERHEAD, rows_of
 
 if TYPE_CHECKING:
     from routing_service.routers.registry import Router

@@ -11,8 +11,8 @@ from cli.database import database_options, find_settings
 from cli.database import reading as transaction
 
 if TYPE_CHECKING:
-    from training.grading import Graded
-    from training.intervals import Mean
+    from training.evaluate.intervals import Mean
+    from training.label.golden import Graded
 
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
@@ -43,8 +43,8 @@ def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, s
 
     from cli.output import print_json
     from routing_service.errors import RoutebatchError
-    from training.graders import grader
-    from training.grading import grade_batch, read_gold
+    from training.label.golden import grade_batch, read_gold
+    from training.label.graders import grader
 
     try:
         function = grader(name, find_settings(state_dir).learning.graders, field)

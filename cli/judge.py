@@ -16,8 +16,8 @@ from cli.progress import spinner
 
 if TYPE_CHECKING:
     from routing_service.settings import Settings
-    from training.judging.asking import Asked
-    from training.judging.collect import Collected
+    from training.label.judge.ask import Asked
+    from training.label.judge.collect import Collected
 
 ASK = "ask"  # the command that `judge BATCH` is short for
 POLL_S = 1.0
@@ -125,7 +125,7 @@ def health(as_json: bool, state_dir: Path | None) -> None:
 
     from cli.output import print_json
     from routing_service.money.pricing import format_usd
-    from training.judging.health import judge_health
+    from training.label.judge.health import judge_health
 
     with transaction(state_dir) as session:
         found = judge_health(session)
@@ -149,7 +149,7 @@ def _ask(
     from decimal import Decimal
 
     from routing_service.money.pricing import price_book, to_nano
-    from training.judging.asking import REFERENCE_COLUMNS, ask_judge, read_references
+    from training.label.judge.ask import REFERENCE_COLUMNS, ask_judge, read_references
 
     told = settings.learning.judge
     usd = Decimal(budget) if budget is not None else told.budget_usd if told else None
@@ -166,7 +166,7 @@ def _ask(
 
 def _wait_for(batch_id: str, state_dir: Path | None) -> Collected:
     """Collect until the companion's replies are read, by us or by a worker."""
-    from training.judging.collect import collected_of
+    from training.label.judge.collect import collected_of
 
     try:
         with spinner(f"waiting for {batch_id}"):
@@ -184,7 +184,7 @@ def _wait_for(batch_id: str, state_dir: Path | None) -> Collected:
 
 def _collect(state_dir: Path | None) -> Collected:
     from routing_service.db import Database
-    from training.judging.collect import collect_judgements
+    from training.label.judge.collect import collect_judgements
 
     database = Database(find_database(state_dir), pool_size=1)
     try:

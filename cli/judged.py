@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from training.intervals import Mean
-    from training.judging.asking import Asked
-    from training.judging.collect import Collected
-    from training.judging.health import JudgeHealth
+    from training.evaluate.intervals import Mean
+    from training.label.judge.ask import Asked
+    from training.label.judge.collect import Collected
+    from training.label.judge.health import JudgeHealth
 
 
 def asked_as_json(asked: Asked) -> dict[str, Any]:

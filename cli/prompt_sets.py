@@ -14,7 +14,7 @@ def prompts_of(named: str, data: Path | None) -> list[str]:
 
     UsageError for what is neither, or an evaluation set without `data`; InputError, DataError for a bad file.
     """
-    from training.benchmark_sets import SETS, load_benchmark
+    from training.evaluate.benchmark_sets import SETS, load_benchmark
 
     if named in SETS:
         if data is None:
@@ -27,9 +27,9 @@ def prompts_of(named: str, data: Path | None) -> list[str]:
 
 def _compared(path: Path) -> list[str]:
     """The prompts of a file of comparisons; none of a file that is no such thing."""
-    from training.forms import recognise
-    from training.readers import load_comparisons
-    from training.tables import DataError, opened
+    from training.data.forms import recognise
+    from training.data.readers import load_comparisons
+    from training.data.tables import DataError, opened
 
     try:
         with opened(path) as table:

@@ -10,8 +10,8 @@ import click
 from cli.database import database_options
 
 if TYPE_CHECKING:
-    from training.refit import Refitted
-    from training.refit_record import Listed
+    from training.refit.record import Listed
+    from training.refit.refit import Refitted
 
 TRIGGERS = ("schedule", "comparisons", "drift", "manual")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
@@ -32,7 +32,7 @@ def refit(dry_run: bool, trigger: str, as_json: bool, state_dir: Path | None) ->
     from cli.progress import progress_bars
     from cli.versions import stack_settings
     from routing_service.models import RefitOutcome, RefitTrigger
-    from training.refit import refit as run
+    from training.refit.refit import refit as run
 
     settings = stack_settings(state_dir)
     with opened(state_dir) as database, progress_bars() as bars:
@@ -52,7 +52,7 @@ def refits(last: int, as_json: bool, state_dir: Path | None) -> None:
     """List the last re-fits: when, why, on how many comparisons, what came of each and for what reason."""
     from cli.database import reading
     from cli.output import print_json, print_table
-    from training.refit_record import listed
+    from training.refit.record import listed
 
     with reading(state_dir) as session:
         found = listed(session, last)

@@ -30,7 +30,7 @@ def similarity(prompts: str, others: str, encoder: str | None, data: Path | None
     from cli.scoring import read_settings
     from routing_service.embedding.registry import make_encoder
     from routing_service.errors import RoutebatchError
-    from training.similarity import similarity as measured
+    from training.data.decontamination import similarity as measured
 
     settings = read_settings()
     try:
@@ -58,7 +58,7 @@ def _values(nearest: Any) -> dict[str, float]:
 
 def _published(name: str) -> dict[str, float] | None:
     """What the paper has for that evaluation set, by the embeddings of an OpenAI model."""
-    from training.published import SIMILARITY
+    from training.evaluate.published import SIMILARITY
 
     if name not in SIMILARITY:
         return None

@@ -15,8 +15,8 @@ from cli.training_sources import Source, labelled_by_tier, load_sources
 
 if TYPE_CHECKING:
     from routing_service.routers.registry import Router
-    from training.comparisons import Comparisons
-    from training.evaluation import Evaluation
+    from training.data.comparisons import Comparisons
+    from training.evaluate.metrics import Evaluation
 
 
 class MethodName(click.ParamType[str]):
@@ -26,7 +26,7 @@ class MethodName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from routing_service.routers.registry import canonical
-        from training.methods import METHODS
+        from training.fit.methods import METHODS
 
         if canonical(value) not in METHODS:
             self.fail(f"{value!r} is none of {', '.join(METHODS)}", param, ctx)
@@ -96,7 +96,7 @@ def train(
     from cli.scoring import read_settings
     from cli.train_report import name_bad_rows, print_report
     from routing_service.errors import RoutebatchError
-    from training import methods
+    from training.fit import methods
 
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
@@ -145,7 +145,7 @@ def _parts(
     comparisons: Comparisons, hold_out: float, seed: int, *, any_pair: bool
 ) -> tuple[Comparisons, Comparisons | None]:
     """What is fitted on, and what is held out. DataError where either would be of no use, before the fit."""
-    from training.data import DataError, require_contrast
+    from training.data.labels import DataError, require_contrast
 
     fitted, held = comparisons, None
     if hold_out:
@@ -161,7 +161,7 @@ def _parts(
 
 
 def _figures(router: Router, held: Comparisons, seed: int) -> Evaluation:
-    from training.evaluation import evaluate
+    from training.evaluate.metrics import evaluate
 
     labels = held.labels()
     strong, weak = held.pair or ("strong", "weak")

@@ -8,9 +8,9 @@ import click
 
 if TYPE_CHECKING:
     from routing_service.routers.registry import Router
-    from training.decontamination import Decontamination
-    from training.evaluation import Evaluation
-    from training.readers import Loaded
+    from training.data.decontamination import Decontamination
+    from training.data.readers import Loaded
+    from training.evaluate.metrics import Evaluation
 
 LISTED = 10  # bad rows, models of a tier
 SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")

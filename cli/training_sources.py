@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cli.progress import Bars
     from routing_service.settings import Settings
-    from training.readers import Loaded
+    from training.data.readers import Loaded
 
 DATABASE = "db"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,14 +39,13 @@ def load_sources(
 ) -> Loaded:
     """The comparisons of all sources, files first; `ratings`: of the database those, not its comparisons. DataError,
     ClickException where one cannot be read."""
-    from training.readers import Collector, named_pair, read_files
+    from training.data.readers import Collector, named_pair, read_files
 
     into = Collector(named_pair(strong, weak))
     read_files([source for source in sources if isinstance(source, Path)], into, bars)
     if DATABASE in sources:
         from cli.database import reading
-        from training.database import read_database
-        from training.ratings import read_ratings
+        from training.data.database import read_database, read_ratings
 
         with reading(state_dir) as session:
             cap = settings.learning.feedback_weight_per_key
@@ -58,7 +57,7 @@ def labelled_by_tier(loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
     """The same, as labels of the pair that the models' tiers make, and which models those are."""
     from dataclasses import replace
 
-    from training.tier_labels import by_tier
+    from training.fit.tiers import by_tier
 
     found = by_tier(loaded.comparisons)
     counted = loaded.counted | {"used": len(found.comparisons), "other_models": found.rows - len(found.comparisons)}

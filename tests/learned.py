@@ -20,8 +20,8 @@ from routing_service.settings import Settings
 from tests.factories import make_settings
 from tests.topics_fake import CLASSES, PLACES
 from tests.unit.labelled import sums
-from training import methods
-from training.refit import Refitted, refit
+from training.fit import methods
+from training.refit.refit import Refitted, refit
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -11,10 +11,10 @@ import numpy as np
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.settings import Settings
-from training.comparisons import Comparisons
-from training.methods import Progress
+from training.data.comparisons import Comparisons
+from training.fit.methods import Progress
 
-PLACES = {"topics": "tests.topics_fake:TopicsOptions"}  # for training.methods.METHODS
+PLACES = {"topics": "tests.topics_fake:TopicsOptions"}  # for training.fit.methods.METHODS
 CLASSES = {"topics": "tests.topics_fake:TopicsRouter"}  # for routing_service.routers.registry.METHODS
 
 

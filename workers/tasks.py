@@ -77,7 +77,7 @@ def fit_lengths() -> None:
 @shared_task(name="routebatch.refit")
 def refit() -> None:
     """Fit routers on all comparisons; by the clock. One at a time: where one runs this does nothing."""
-    from training.refit import refit as refit_routers
+    from training.refit.refit import refit as refit_routers
 
     c = context()
     refit_routers(c.database, c.settings, trigger=RefitTrigger.SCHEDULE)
@@ -86,8 +86,8 @@ def refit() -> None:
 @shared_task(name="routebatch.refit_if_due")
 def refit_if_due() -> None:
     """The same, if new comparisons or drift ask for it."""
-    from training.refit import refit as refit_routers
-    from training.triggers import due
+    from training.refit.refit import refit as refit_routers
+    from training.refit.triggers import due
 
     c = context()
     if (asked := due(c.database, c.settings)) is not None:
@@ -97,6 +97,6 @@ def refit_if_due() -> None:
 @shared_task(name="routebatch.collect_judgements")
 def collect_judgements() -> None:
     """Make comparisons and ratings of what a judge has replied."""
-    from training.judging.collect import collect_judgements as collect
+    from training.label.judge.collect import collect_judgements as collect
 
     collect(context().database)

@@ -17,7 +17,7 @@ from routing_service.scoring.score import score
 from tests.api_server import running_api
 from tests.factories import chat_file, chat_line, make_settings
 from tests.unit.labelled import sums
-from training.gain import fit_labels
+from training.fit.gain import fit_labels
 
 PROMPTS = ["Tell me 3 things of ring field ideal ring", "Tell me 4 things of colour shade paint shade"]
 

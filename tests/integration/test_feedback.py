@@ -19,8 +19,8 @@ from routing_service.openai_format.body import call_digest
 from tests.api_server import Api
 from tests.factories import chat_line
 from tests.more_money import completed
-from training.database import read_database
-from training.readers import Collector
+from training.data.database import read_database
+from training.data.readers import Collector
 
 SAYS = '{"choices": [{"message": {"content": "42"}}]}'
 BETTER = '{"choices": [{"message": {"content": "It is 42."}}]}'

@@ -17,7 +17,7 @@ from routing_service.models import Comparison
 from routing_service.models.base import ComparisonSource
 from tests.answered import Said, answered_batch, comparisons_of, paired_batch
 from tests.factories import make_settings
-from training.kept import PairOutcome, keep_comparisons
+from training.label.store import PairOutcome, keep_comparisons
 
 ANSWERS = [
     Said("1 + 1?", "weak", "It is 2."),

@@ -22,11 +22,11 @@ from tests.answered import comparisons_of, paired_batch, reply
 from tests.factories import STRONG, WEAK, make_settings
 from tests.pumping import budget_of, run_pump, states_of
 from tests.sandbox_server import run_sandbox
-from training.data import DataError
-from training.judging.asking import Asked, ask_judge
-from training.judging.collect import Collected, collect_judgements, collected_of
-from training.judging.health import judge_health
-from training.kept import PairOutcome, keep_comparisons
+from training.data.labels import DataError
+from training.label.judge.ask import Asked, ask_judge
+from training.label.judge.collect import Collected, collect_judgements, collected_of
+from training.label.judge.health import judge_health
+from training.label.store import PairOutcome, keep_comparisons
 
 PROBLEMS = generate(12, seed=3)
 # The strong answer is right throughout, the weak one of every other problem.

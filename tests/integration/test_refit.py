@@ -26,11 +26,11 @@ from routing_service.routers.base import Pair, Vector
 from routing_service.routers.registry import load_router
 from tests.learned import compare, kept, learning_settings, run, wait_for_locks
 from tests.topics_fake import CLASSES, PLACES, TopicsRouter
-from training import methods
-from training.data import DataError
-from training.refit import refit
-from training.refit_record import listed, only_one
-from training.serving import Serving
+from training.data.labels import DataError
+from training.fit import methods
+from training.refit.champion import Serving
+from training.refit.record import listed, only_one
+from training.refit.refit import refit
 
 ROOT = Path(__file__).parents[2]
 LEFT = ("versions", "evaluations", "promotions")
@@ -158,9 +158,9 @@ def test_a_method_that_fails_leaves_the_others_and_a_router_that_cannot_score_is
 
     compare(database)
     settings = learning_settings(tmp_path, methods=["gain", "topics"])
-    monkeypatch.setattr("training.gain.fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("training.fit.gain.fit", lambda *_, **__: 1 / 0)
     lost = Serving(None, "lost", Lost(np.zeros(2), {}))
-    monkeypatch.setattr("training.refit.serving", lambda *_: lost)
+    monkeypatch.setattr("training.refit.refit.serving", lambda *_: lost)
     found = run(database, settings)
     assert (found.outcome, len(found.version_ids)) == (RefitOutcome.PROMOTED, 1)
     assert found.figures["failed"] == {"gain": "ZeroDivisionError: division by zero"}

@@ -17,9 +17,9 @@ from routing_service.routers import registry
 from tests.factories import chat_line, ingested_batch, make_settings
 from tests.learned import compare, learning_settings, run
 from tests.topics_fake import CLASSES, PLACES
-from training import methods
-from training.refit_record import only_one
-from training.triggers import due
+from training.fit import methods
+from training.refit.record import only_one
+from training.refit.triggers import due
 from workers import tasks
 from workers.app import configuration
 

@@ -13,8 +13,8 @@ from routing_service.db import Database
 from routing_service.models import Comparison
 from routing_service.models.base import ComparisonSource
 from tests.factories import make_key, make_settings, new_batch
-from training.snapshot import take_snapshot
-from training.tables import DataError
+from training.data.tables import DataError
+from training.refit.snapshot import take_snapshot
 
 SETTINGS = make_settings(learning={"feedback_weight_per_key": 2})
 

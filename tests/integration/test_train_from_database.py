@@ -19,11 +19,10 @@ from routing_service.models import Comparison, Rating
 from routing_service.models.base import ComparisonSource
 from tests.factories import make_key
 from tests.unit.tiny_llm import save_tiny
-from training.database import ROWS, read_database
-from training.methods import METHODS
-from training.ratings import read_ratings
-from training.readers import Collector, Loaded, load_comparisons
-from training.tables import DataError
+from training.data.database import ROWS, read_database, read_ratings
+from training.data.readers import Collector, Loaded, load_comparisons
+from training.data.tables import DataError
+from training.fit.methods import METHODS
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from routing_service.errors import ScoringError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.settings import Settings
-from training.calibration import calibrated
-from training.comparisons import Comparisons
-from training.methods import Progress
+from training.data.comparisons import Comparisons
+from training.fit.calibration import calibrated
+from training.fit.methods import Progress
 
 ANY_PAIR = True
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import Labels
-from training.readers import Loaded, load_comparisons
+from training.data.labels import Labels
+from training.data.readers import Loaded, load_comparisons
 
 ODD = ["", "ü", "一个正方形的面积是多少？", "ما هو حاصل ضرب ٦ في ٧؟", "\ud800", "9" * 5000, "why " * 25_000, "\nA. "]
 

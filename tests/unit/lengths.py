@@ -12,8 +12,8 @@ from routing_service.errors import ArtifactError
 from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.settings import Settings
-from training.comparisons import Comparisons
-from training.methods import Progress
+from training.data.comparisons import Comparisons
+from training.fit.methods import Progress
 
 
 class LengthRouter(PairwiseRouter):

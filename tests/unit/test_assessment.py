@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from training.assessment import SHARES, Assessment, assess
-from training.benchmark import Benchmark
-from training.dollars import Overhead, blended, cost_ratio, dollar_curve, quality_at
-from training.published import published
+from training.evaluate.assessment import SHARES, Assessment, assess
+from training.evaluate.benchmark_sets import Benchmark
+from training.evaluate.dollars import Overhead, blended, cost_ratio, dollar_curve, quality_at
+from training.evaluate.published import published
 
 PRICES = (24.7, 0.24)
 PERFECT, WORST = [0.9, 0.8, 0.2, 0.1], [0.1, 0.2, 0.8, 0.9]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.unit.labelled import lines, table
-from training.benchmark_sets import PAPER_PAIR, Benchmark, from_comparisons, load_benchmark
-from training.readers import load_comparisons
-from training.tables import DataError
+from training.data.readers import load_comparisons
+from training.data.tables import DataError
+from training.evaluate.benchmark_sets import PAPER_PAIR, Benchmark, from_comparisons, load_benchmark
 
 STRONG, WEAK = PAPER_PAIR
 OUTCOMES: list[list[Any]] = [

@@ -17,10 +17,10 @@ from routing_service.routers.transformers.bert import BertRouter
 from routing_service.settings import Settings
 from tests.unit.labelled import labels
 from tests.unit.tiny_encoder import texts, write_encoder
-from training.bert import BertOptions, fit, soft_labels
-from training.comparisons import Comparisons
-from training.data import DataError
-from training.evaluation import apgr
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError
+from training.evaluate.metrics import apgr
+from training.fit.bert import BertOptions, fit, soft_labels
 
 QUICK = BertOptions(
     max_tokens=64, learning_rate=0.003, epochs=2, minibatch=16, evaluations=4, held_out_share=0.3, precision="float"

@@ -7,9 +7,9 @@ import pytest
 
 from routing_service.routers.random import RandomRouter
 from tests.unit.labelled import labels
-from training.candidates import measured
-from training.comparisons import ROLES, Comparisons
-from training.snapshot import Judged, Parts
+from training.data.comparisons import ROLES, Comparisons
+from training.refit.candidates import measured
+from training.refit.snapshot import Judged, Parts
 
 
 def test_a_random_router_is_judged_by_what_it_knows_not_by_what_it_drew() -> None:

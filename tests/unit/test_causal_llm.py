@@ -21,7 +21,7 @@ from routing_service.routers.transformers.causal_prompts import PAIRWISE, SCORES
 from routing_service.routers.transformers.prefix_cache import Prefix, last_hidden, minibatches, prefill
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import tiny_model, tiny_tokenizer
-from training.causal_base import plain_tokens, taken_apart
+from training.fit.causal_base import plain_tokens, taken_apart
 
 PROMPTS = [
     "What is 2 + 2?",

@@ -15,13 +15,12 @@ from routing_service.routers.transformers.causal_llm import CausalLLMRouter
 from routing_service.routers.transformers.causal_prompts import PAIRWISE, SCORES, PromptTokens, ask
 from routing_service.settings import Settings
 from tests.unit.tiny_llm import save_tiny, tiny_model, tiny_tokenizer
-from training.causal_base import load_base, plain_tokens, taken_apart
-from training.causal_examples import JudgedExamples, LabelModel, balanced, judged, label_weights
-from training.causal_head import regression
-from training.causal_llm import CausalLLMOptions, fit
-from training.comparisons import Comparisons
-from training.data import DataError, Labels
-from training.methods import method
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError, Labels
+from training.fit.causal_base import load_base, plain_tokens, taken_apart
+from training.fit.causal_examples import JudgedExamples, LabelModel, balanced, judged, label_weights
+from training.fit.causal_llm import CausalLLMOptions, fit, regression
+from training.fit.methods import method
 
 EASY = [f"easy question number {i}" for i in range(24)]
 HARD = [f"hard question number {i}" for i in range(24)]

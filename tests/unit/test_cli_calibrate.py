@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cli.main import main
 from routing_service.routers import registry
 from tests.unit.fake_router import LengthRouter
-from training.thresholds import WinRates
+from training.evaluate.thresholds import WinRates
 
 SHARE = st.floats(0, 1)
 RATES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60)

@@ -16,7 +16,7 @@ from cli.main import main
 from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.labelled import lines, table
 from tests.unit.tiny_encoder import write_encoder
-from training.benchmark_sets import BENCHMARKS
+from training.evaluate.benchmark_sets import BENCHMARKS
 
 HEADER = ["prompt", "strong_correct", "weak_correct"]
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from cli.method_options import parse_options
-from training.methods import METHODS
+from training.fit.methods import METHODS
 
 HEADER = "prompt,strong_correct,weak_correct\n"
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.labelled import labels, sums
-from training.comparisons import ROLES, Comparisons
-from training.data import DataError
+from training.data.comparisons import ROLES, Comparisons
+from training.data.labels import DataError
 
 THREE = ["big", "small", "other"]
 

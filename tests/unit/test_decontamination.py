@@ -9,11 +9,10 @@ import pytest
 
 from routing_service.embedding.registry import Floats, Progress
 from tests.unit.labelled import labels
-from training import similarity as module
-from training.comparisons import Comparisons
-from training.decontamination import decontaminated, normalised
-from training.similarity import nearest, similarity
-from training.tables import DataError
+from training.data import decontamination as module
+from training.data.comparisons import Comparisons
+from training.data.decontamination import decontaminated, nearest, normalised, similarity
+from training.data.tables import DataError
 
 
 class Directions:

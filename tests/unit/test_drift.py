@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.drift import excess_error, hashed_similarity
+from training.refit.drift import excess_error, hashed_similarity
 
 
 def test_the_same_prompts_are_alike_and_those_without_a_common_word_are_not() -> None:

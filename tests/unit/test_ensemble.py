@@ -19,10 +19,10 @@ from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, labels, sums
 from tests.unit.lengths import LengthRouter
-from training.comparisons import Comparisons
-from training.data import DataError, Labels
-from training.ensemble import EnsembleOptions, fit, stacked
-from training.methods import METHODS
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError, Labels
+from training.fit.ensemble import EnsembleOptions, fit, stacked
+from training.fit.methods import METHODS
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.evaluation import (
+from training.evaluate.metrics import (
     apgr,
     apgr_ten_bins,
     bootstrap_interval,

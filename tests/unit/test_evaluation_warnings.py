@@ -10,7 +10,7 @@ import pytest
 
 from cli.evaluation_run import known
 from routing_service.routers.registry import Router
-from training.benchmark import Benchmark
+from training.evaluate.benchmark_sets import Benchmark
 
 SHIPS = {"tables": {"gsm8k": 9}}  # as the router's metadata that ships name what it was fitted on
 

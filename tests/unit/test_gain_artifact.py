@@ -15,9 +15,9 @@ from routing_service.routers.gain.text_features import WIDTHS
 from routing_service.routers.registry import DEFAULT_ARTIFACT, Routers, load_router, make_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD, sums
-from training.data import fingerprint
-from training.default import LICENCES, fit_default
-from training.gain import GainOptions, fit_labels
+from training.data.labels import fingerprint
+from training.fit.default_router import LICENCES, fit_default
+from training.fit.gain import GainOptions, fit_labels
 
 
 @pytest.fixture(scope="module")

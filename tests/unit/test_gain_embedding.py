@@ -20,9 +20,9 @@ from tests.factories import make_settings
 from tests.unit import vectors
 from tests.unit.labelled import ODD, sums
 from tests.unit.vectors import BrokenEncoder, WordEncoder
-from training import gain
-from training.data import DataError, Labels
-from training.gain import GainOptions, fit_labels
+from training.data.labels import DataError, Labels
+from training.fit import gain
+from training.fit.gain import GainOptions, fit_labels
 
 KERNEL = GainOptions(embedding_kernel=0.3, calibration_share=0)
 

@@ -13,8 +13,8 @@ from routing_service.routers.gain.router import MINIBATCH, GainRouter, minibatch
 from routing_service.routers.gain.text_features import features, tokens
 from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.labelled import ODD, labels, sums
-from training.data import DataError, Labels
-from training.gain import GainOptions, fit_labels
+from training.data.labels import DataError, Labels
+from training.fit.gain import GainOptions, fit_labels
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 from routing_service.routers.gain.text_features import tokens
 from routing_service.routers.gain.tfidf import Vocabulary
 from tests.unit.labelled import sums
-from training import terms
-from training.data import DataError
-from training.gain import GainOptions, fit_labels
-from training.terms import TermRows, code, fit_vocabulary, frequent_words, joined, recode
+from training.data.labels import DataError
+from training.fit import terms
+from training.fit.gain import GainOptions, fit_labels
+from training.fit.terms import TermRows, code, fit_vocabulary, frequent_words, joined, recode
 
 
 def ignore(done: int) -> None:

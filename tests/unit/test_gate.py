@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation import apgr
-from training.gate import Benchmarked, Primary, decide
-from training.lift import difference, effective, lift
+from training.evaluate.metrics import apgr
+from training.evaluate.qini import difference, effective, lift
+from training.refit.gate import Benchmarked, Primary, decide
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from routing_service.errors import ConfigurationError
 from routing_service.settings import GraderSettings
-from training.data import DataError
-from training.graders import grader
+from training.data.labels import DataError
+from training.label.graders import grader
 
 
 def grade(name: str, answer: str, gold: str, field: str | None = None, **own: str) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from routing_service.exploration.pairs import PairedAnswer
-from training.data import DataError
-from training.graders import GRADERS
-from training.grading import pair_outcomes, read_gold
-from training.intervals import Mean, wilson
+from training.data.labels import DataError
+from training.evaluate.intervals import Mean, wilson
+from training.label.golden import pair_outcomes, read_gold
+from training.label.graders import GRADERS
 
 
 def pair(line: int, strong: str, weak: str) -> PairedAnswer:

@@ -9,16 +9,8 @@ import pytest
 
 from routing_service.errors import ConfigurationError
 from routing_service.openai_format.body import check_body
-from training.judging.collect import outcome_of, strong_preferred
-from training.judging.prompts import (
-    PAIRWISE,
-    SCORE,
-    mode_of,
-    question_of,
-    read_verdict,
-    template,
-    template_names,
-)
+from training.label.judge.collect import outcome_of, strong_preferred
+from training.label.judge.prompts import PAIRWISE, SCORE, mode_of, question_of, read_verdict, template, template_names
 
 PARTS = {"question": "Q?", "answer_a": "one", "answer_b": "two", "reference": "gold"}
 ALL = [(mode, name) for mode in (PAIRWISE, SCORE) for name in template_names(mode)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.language import UNKNOWN, language
+from training.data.stats import UNKNOWN, language
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from routing_service.routers.registry import load_router
 from tests.factories import STRONG, make_settings
 from tests.unit.labelled import ODD
 from tests.unit.vectors import BrokenEncoder, WordEncoder, by_topic, comparisons, use
-from training.comparisons import Comparisons
-from training.data import DataError
-from training.matrix_factorization import MatrixFactorizationOptions
-from training.methods import method, silent
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError
+from training.fit.matrix_factorization import MatrixFactorizationOptions
+from training.fit.methods import method, silent
 
 ALGEBRA, COLOUR = "algebra ring field of today", "colour paint shade of today"
 PLAIN = MatrixFactorizationOptions(calibration_share=0, least_steps=0)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from cli.main import main
 from routing_service.routers import registry
-from training import methods
+from training.fit import methods
 
 DOCS = (Path(__file__).parents[2] / "docs" / "routers.md").read_text(encoding="utf-8")
 SECTION = DOCS.split("\n## A new method\n")[1].split("\n## ")[0]

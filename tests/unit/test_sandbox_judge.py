@@ -9,7 +9,7 @@ import pytest
 from sandbox.config import SandboxConfig
 from sandbox.judging import judged
 from sandbox.problems import generate
-from training.judging.prompts import PAIRWISE, SCORE, read_verdict, template
+from training.label.judge.prompts import PAIRWISE, SCORE, read_verdict, template
 
 PROBLEMS = generate(60, seed=1)
 

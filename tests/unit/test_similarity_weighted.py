@@ -21,9 +21,9 @@ from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD
 from tests.unit.vectors import WordEncoder, by_topic, comparisons, use
-from training.comparisons import Comparisons
-from training.methods import method, silent
-from training.similarity_weighted import SimilarityWeightedOptions
+from training.data.comparisons import Comparisons
+from training.fit.methods import method, silent
+from training.fit.similarity_weighted import SimilarityWeightedOptions
 
 ALGEBRA, COLOUR = "algebra ring field of today", "colour paint shade of today"
 PLAIN = SimilarityWeightedOptions(calibration_share=0)

@@ -16,10 +16,10 @@ from routing_service.routers.registry import load_router
 from tests.factories import make_settings
 from tests.unit.labelled import ODD
 from tests.unit.vectors import BrokenEncoder, WordEncoder, by_topic, comparisons, use
-from training.comparisons import Comparisons
-from training.data import DataError
-from training.similarity_weighted import SimilarityWeightedOptions
-from training.similarity_weighted import fit as fit_router
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError
+from training.fit.similarity_weighted import SimilarityWeightedOptions
+from training.fit.similarity_weighted import fit as fit_router
 
 
 @pytest.fixture

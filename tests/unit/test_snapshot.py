@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import STRONG, WEAK, make_settings
-from training.comparisons import Comparisons
-from training.snapshot import Snapshot, _names, split
+from training.data.comparisons import Comparisons
+from training.refit.snapshot import Snapshot, _names, split
 
 PAIR = ("strong", "weak")
 Row = tuple[str, float, int, bool]  # prompt, outcome, when, live

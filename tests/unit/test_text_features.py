@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from routing_service.routers.gain.kernel import SEPARATION, Standard, similarities
 from routing_service.routers.gain.text_features import FINE_LISTS, NAMES, WORD_LISTS, features, tokens
 from routing_service.routers.gain.tfidf import Vocabulary
-from training.terms import code, fit_vocabulary, frequent_words
+from training.fit.terms import code, fit_vocabulary, frequent_words
 
 ODD = [
     "",

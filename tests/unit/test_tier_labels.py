@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.unit.vectors import by_topic, comparisons
-from training.comparisons import ROLES
-from training.data import DataError
-from training.tier_labels import by_tier
+from training.data.comparisons import ROLES
+from training.data.labels import DataError
+from training.fit.tiers import by_tier
 
 LADDER = [("p", f"m{a}", f"m{b}", 0.8) for a in range(12) for b in range(a)]  # a higher number wins mostly
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.vectors import by_topic, comparisons
-from training.rated import usable
-from training.tiers import rate, tiers_of
+from training.fit.rated import usable
+from training.fit.tiers import rate, tiers_of
 
 RATINGS = st.lists(st.floats(-5, 5, allow_subnormal=False), min_size=1, max_size=9)
 

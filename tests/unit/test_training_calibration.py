@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from routing_service.routers.calibration import UNKNOWN_STD, Calibration
 from tests.unit.labelled import sums
-from training.calibration import LEAST_HELD_OUT, calibrated, hold_out
-from training.comparisons import Comparisons
-from training.data import DataError
+from training.data.comparisons import Comparisons
+from training.data.labels import DataError
+from training.fit.calibration import LEAST_HELD_OUT, calibrated, hold_out
 
 Vector = npt.NDArray[np.float64]
 

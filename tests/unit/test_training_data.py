@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data import DataError, Labels, fingerprint, require_contrast, split
+from training.data.labels import DataError, Labels, fingerprint, require_contrast, split
 
 
 def labels(gain: list[float], prompts: list[str] | None = None) -> Labels:

@@ -10,9 +10,9 @@ import pytest
 
 from routing_service.models.base import ComparisonSource
 from tests.unit.labelled import lines, load, loaded_labels, table
-from training.data import DataError
-from training.forms import SOURCES
-from training.readers import load_comparisons
+from training.data.forms import SOURCES
+from training.data.labels import DataError
+from training.data.readers import load_comparisons
 
 NONE_LEFT_OUT = {"short_prompts": 0, "same_model": 0, "other_ratings": 0}
 LONG = "a prompt of more than sixteen characters"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.labelled import OUTCOMES, lines, load, loaded_labels, table
-from training.data import DataError
-from training.readers import load_comparisons
+from training.data.labels import DataError
+from training.data.readers import load_comparisons
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

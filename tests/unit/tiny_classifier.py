@@ -21,7 +21,7 @@ from routing_service.routers.transformers.bert_forward import Classifier
 from routing_service.routers.transformers.model_files import KEY, pack_transformer, quiet
 from routing_service.settings import Settings
 from tests.unit.tiny_encoder import tokenizer
-from training.torch_fitting import seeded
+from training.fit.training_loop import seeded
 
 SIZES = {
     "vocab_size": 64,

@@ -11,8 +11,8 @@ import pytest
 from routing_service.embedding import registry
 from routing_service.embedding.registry import Encoder, Floats, Progress
 from routing_service.settings import Settings
-from training import matrix_factorization, similarity_weighted
-from training.comparisons import Comparisons, Pair
+from training.data.comparisons import Comparisons, Pair
+from training.fit import matrix_factorization, similarity_weighted
 from training.importers import matrix_factorization as importer
 
 TOPICS = ("algebra ring field ideal", "colour paint shade brush")

@@ -21,8 +21,8 @@ from routing_service.routers.transformers.causal_llm import CausalLLMRouter
 from routing_service.routers.transformers.causal_prompts import SCORES, Question
 from routing_service.routers.transformers.model_files import quiet
 from routing_service.settings import Settings
-from training.causal_base import taken_apart
-from training.data import DataError
+from training.data.labels import DataError
+from training.fit.causal_base import taken_apart
 
 SYSTEM, CLASSIFIER = "system_ft_v5.txt", "classifier_ft_v5.txt"
 MAX_TEXT_BYTES = 1 << 20

@@ -24,7 +24,7 @@ from routing_service.errors import ArtifactError
 from routing_service.routers.bradley_terry.matrix_factorization import Factors, MatrixFactorizationRouter
 from routing_service.routers.bradley_terry.rated_models import RatedModels
 from routing_service.settings import Settings
-from training.tiers import TIERS, tiers_of
+from training.fit.tiers import TIERS, tiers_of
 
 ENCODER = "endpoint:text-embedding-3-small@8191"
 CONFIG = "config.json"
