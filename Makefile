@@ -28,11 +28,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m deploy.demo
+	$(BIN)/python -m demo.batch
 
 # DATA=TABLE replays recorded answers (prompt, gold, strong_response, weak_response) instead of the simulation.
 demo-learning: setup
-	$(BIN)/python -m deploy.demo_learning $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m demo.learning $(if $(DATA),--data $(DATA))
 
 # A process for each core, four at most. The tests of a file stay together, for they share stacks and models; the files
 # go in their order, whole stacks first, so that no core waits for one of them at the end.

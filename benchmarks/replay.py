@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.harness import PRICES, Stack, running_stack
 from routing_service.openai_format.body import input_bytes
 from routing_service.settings import ModelSettings
-from sandbox.samples import batch_line
+from sandbox.problems import batch_line
 
 CAP, NANO = 1024, 1_000_000_000
 STRONG, WEAK = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"

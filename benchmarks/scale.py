@@ -29,8 +29,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.harness import Stack, running_stack
 from deploy.processes import resolve
-from sandbox.problems import generate
-from sandbox.samples import batch_line
+from sandbox.problems import batch_line, generate
 
 
 def main() -> None:

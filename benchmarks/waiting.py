@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import Stack, running_stack
-from sandbox.problems import generate
-from sandbox.samples import batch_line
+from sandbox.problems import batch_line, generate
 
 POLL_S = 0.1
 SMALL = 20

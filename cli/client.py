@@ -80,8 +80,7 @@ def _with_version(url: str) -> str:
 
 
 def _stack() -> dict[str, str]:
-    from deploy.errors import StackError
-    from deploy.layout import StateDir
+    from deploy.layout import StackError, StateDir
 
     try:
         return StateDir.at().read_stack()

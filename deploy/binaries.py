@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.errors import StackError
+from deploy.layout import StackError
 
 POSTGRES_VARIABLE = "ROUTEBATCH_POSTGRES_BIN"
 VALKEY_VARIABLE = "ROUTEBATCH_VALKEY_SERVER"

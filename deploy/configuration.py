@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.errors import StackError
-from deploy.layout import StateDir
+from deploy.layout import StackError, StateDir
 
 if TYPE_CHECKING:
     from routing_service.settings import Settings

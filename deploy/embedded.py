@@ -19,10 +19,9 @@ import redis
 from psycopg import sql
 
 from deploy import binaries
-from deploy.errors import StackError
 from deploy.isolation import Isolation, foreign_dir, isolation
-from deploy.layout import is_locked, private_dir
-from deploy.programs import Program
+from deploy.layout import StackError, is_locked, private_dir
+from deploy.processes import Program
 
 DATABASE = "routebatch"
 # A small machine: a modest cache, and room for the connections of every worker process.

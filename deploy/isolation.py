@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from deploy.errors import StackError
-from deploy.layout import hashed_dir
+from deploy.layout import StackError, hashed_dir
 
 NOBODY = 65534
 

@@ -2,6 +2,8 @@
 
 A socket's path may hold about 107 bytes. Where the state directory is too deep for that, the sockets live in a short
 hashed directory instead, which only its owner may enter.
+
+The one error of this package: the stack cannot do what was asked, and the text says why and what to do.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from deploy.errors import StackError
 
 SOCKET_PATH_LIMIT = 100
 # supervisord makes its socket under a temporary name, `supervisor.sock.PID`: the longest of them all
@@ -203,3 +203,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise StackError(f"{path} is damaged ({error}): remove it and start again") from error
     return content if isinstance(content, dict) else {}
+
+
+class StackError(Exception):
+    """Its message is for the person at the terminal: it names the process or file, and may end in a log's tail."""

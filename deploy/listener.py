@@ -15,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from deploy.errors import StackError
-from deploy.layout import StateDir
+from deploy.layout import StackError, StateDir
 from deploy.supervisor import DAEMON, Supervisor
 
 GRACE_SECONDS = 3.0  # their database and broker are going away as well: there is little left to finish

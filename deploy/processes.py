@@ -1,14 +1,20 @@
 """The processes of the stack: one table that `routebatch up` runs and that compose.yaml is held against by a test.
 
 Hosts, ports and secrets travel by environment, so that the command lines are the same on one machine and on several.
+
+programs.json: how each process of a stack is launched. launch.py, which may import nothing of ours, reads it.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from deploy.layout import write_private
 
 CELERY = ("celery", "--app", "workers.app")
 
@@ -62,3 +68,31 @@ def resolve(argv: tuple[str, ...]) -> list[str]:
     beside = Path(sys.executable).parent / argv[0]
     program = str(beside) if beside.is_file() else shutil.which(argv[0])
     return [program or argv[0], *argv[1:]]
+
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command line and what launch.py does before it becomes that command.
+
+    `argv[0]` is absolute; `lock` is a file the process holds while it lives; `uid` is whom root turns into;
+    `death_signal` is sent when the parent dies (None: the process outlives it).
+    """
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    lock: str | None = None
+    uid: int | None = None
+    death_signal: str | None = "TERM"
+
+
+def write_programs(path: Path, programs: Mapping[str, Program]) -> None:
+    """Write the table for launch.py."""
+    write_private(path, json.dumps({name: asdict(program) for name, program in programs.items()}, indent=2) + "\n")
+
+
+def launch_argv(programs_file: Path, name: str) -> list[str]:
+    """The command that becomes program `name` of the table."""
+    return [sys.executable, "-I", "-S", str(LAUNCHER), str(programs_file), name]

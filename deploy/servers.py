@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.embedded import NOT_READY, PostgresServer, Server, ValkeyServer
-from deploy.errors import StackError
 from deploy.isolation import foreign_dir
-from deploy.layout import private_dir, remove_sockets, socket_dir
-from deploy.programs import launch_argv, write_programs
+from deploy.layout import StackError, private_dir, remove_sockets, socket_dir
+from deploy.processes import launch_argv, write_programs
 
 READY_SECONDS = 60
 STOP_SECONDS = 15

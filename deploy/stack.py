@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from deploy import health, leftovers
+from deploy import health
 from deploy.embedded import NOT_READY, PostgresServer, Server
-from deploy.errors import StackError
-from deploy.layout import StateDir, locked, remove_sockets
-from deploy.plan import Options, StackSpec, make_plan
+from deploy.layout import StackError, StateDir, locked, remove_sockets
 from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
-from deploy.supervisor import Supervisor
+from deploy.stack_spec import Options, StackSpec, make_plan
+from deploy.supervisor import Supervisor, end_leftovers
 
 Say = Callable[[str], None]
 
@@ -167,7 +166,7 @@ def up(options: Options, say: Say) -> tuple[Stack, dict[str, Any]]:
     """Start a stack; returns it with what its stack.json says."""
     state = StateDir.make(options.state_dir)
     with starting(state):
-        if ended := leftovers.end_leftovers(state.root):
+        if ended := end_leftovers(state.root):
             say(f"ended {ended} processes that an earlier stack had left behind")
         stack = Stack(state, make_plan(options, state))
         return stack, stack.start(foreground=not options.detach, say=say)
@@ -184,7 +183,7 @@ def stop(state: StateDir) -> bool:
     supervisor = Supervisor(state)
     ran = supervisor.running
     supervisor.stop(STOP_SECONDS)
-    ran = leftovers.end_leftovers(state.root) > 0 or ran
+    ran = end_leftovers(state.root) > 0 or ran
     state.stack_file.unlink(missing_ok=True)
     remove_sockets(state.root)
     shutil.rmtree(state.temporary, ignore_errors=True)

@@ -2,6 +2,10 @@
 
 The configuration holds no secret and no path that could need quoting: supervisord runs in the state directory, paths
 in it are relative, secrets come by inherited environment, and command lines stand in programs.json.
+
+Finds and ends processes of a stack whose supervisord is gone.
+
+Every process of a stack carries its state directory in the variable ROUTEBATCH_STACK; nothing else sets it.
 """
 
 from __future__ import annotations
@@ -13,17 +17,54 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from xmlrpc.client import Error, Fault, ServerProxy
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from deploy.errors import StackError
-from deploy.layout import StateDir, is_locked, write_private
-from deploy.programs import LAUNCHER, Program, launch_argv, write_programs
+from deploy.layout import StackError, StateDir, is_locked, write_private
+from deploy.processes import LAUNCHER, Program, launch_argv, write_programs
+
+MARK = "ROUTEBATCH_STACK"
+
+
+def leftover_processes(root: Path) -> list[psutil.Process]:
+    """The living processes that a stack on `root` started (zombies and other users' processes have no environment)."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            mark = process.environ().get(MARK)
+        except (psutil.Error, OSError):
+            continue
+        if mark == str(root):
+            found.append(process)
+    return found
+
+
+def end_leftovers(root: Path, grace: float = 5.0) -> int:
+    """End what a stack on `root` left behind: asked first, then killed. Returns how many there were."""
+    processes = leftover_processes(root)
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        _signal(process.kill)
+    psutil.wait_procs(alive, timeout=grace)
+    return len(processes)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
 
 DAEMON = "supervisord"
 LISTENER = "listener"

@@ -15,14 +15,13 @@ from itertools import count
 import orjson
 from aiohttp import web
 
+from sandbox.account import BilledFile, Stats
 from sandbox.answers import Answers, SyntheticAnswers
-from sandbox.billed import BilledFile
 from sandbox.config import SandboxConfig
 from sandbox.faults import UNBILLED, Fault, FaultSource, reset_connection
 from sandbox.judging import judged
 from sandbox.rates import RateLimits, refusal_headers
 from sandbox.replay import ReplayAnswers
-from sandbox.stats import Stats
 from sandbox.tokens import count as count_tokens
 from sandbox.wire import ChatCall, Completion, Refusal, completion, error_body, parse_call
 

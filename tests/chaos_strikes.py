@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import psutil
 import redis
 
-from deploy.errors import StackError
-from deploy.layout import StateDir
+from deploy.layout import StackError, StateDir
 from deploy.processes import PROCESSES
 from deploy.supervisor import DAEMON, LISTENER, Supervisor
 from routing_service.upstream.limiter import redis_url

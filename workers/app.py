@@ -15,8 +15,7 @@ from celery.signals import worker_init, worker_shutting_down
 
 from routing_service.errors import ConfigurationError
 from routing_service.settings import Settings, get_settings
-from workers.ending import EndAfterFailure
-from workers.stopping import stopping
+from workers.shutdown import EndAfterFailure, stopping
 
 VISIBLE_S = 3600  # after which a message that nobody acknowledged is delivered again
 COLLECT_S = 60.0  # between looks for replies of a judge

@@ -19,7 +19,7 @@ from routing_service.settings import Settings, get_settings
 from routing_service.upstream.client import Upstreams
 from routing_service.upstream.limiter import Limiter, SharedLimits
 from workers.publisher import CeleryPublisher
-from workers.stopping import stopping
+from workers.shutdown import stopping
 
 SWITCH_S = 0.0005
 

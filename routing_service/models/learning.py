@@ -97,7 +97,7 @@ class Feedback(Base):
 
 
 class Judgement(Base):
-    """A question to a judge, which is a line of a companion batch, and its raw verdict. See training.judging."""
+    """A question to a judge, which is a line of a companion batch, and its raw verdict. See training.label.judge."""
 
     __tablename__ = "judgements"
     batch_id: Mapped[str] = mapped_column(primary_key=True)  # the companion

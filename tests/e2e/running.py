@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from deploy.leftovers import leftover_processes
 from deploy.processes import resolve
+from deploy.supervisor import leftover_processes
 
 COMMAND = resolve(("routebatch",))
 

@@ -23,7 +23,7 @@ def demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
     (directory / "tmp").mkdir()
     env = os.environ | {"TMPDIR": str(directory / "tmp")}
     with subprocess.Popen(
-        [sys.executable, "-m", "deploy.demo"],
+        [sys.executable, "-m", "demo.batch"],
         cwd=directory,
         env=env,
         stdout=subprocess.PIPE,

@@ -102,7 +102,7 @@ def test_whoever_waits_is_told_what_came_of_it(
     def meanwhile(seconds: float) -> None:
         reply(database, companions(database)[-1], ["[[5]]", None])
 
-    monkeypatch.setattr("cli.judge.time.sleep", meanwhile)
+    monkeypatch.setattr("cli.learn.judge.time.sleep", meanwhile)
     waited = routebatch(batch_id, "--mode", "score", "--wait", "--json")
     found = json.loads(waited.stdout)["collected"]
     assert (found["verdicts"], found["ratings"], found["unanswered"]) == (1, 1, 1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.evaluate import SETS
+from cli.evaluate.evaluate import SETS
 from cli.main import main
 from routing_service.routers.registry import DEFAULT_ARTIFACT
 from tests.unit.labelled import lines, table

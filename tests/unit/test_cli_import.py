@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import import_router as command
 from cli.main import main
+from cli.routers import import_router as command
 from routing_service.errors import ArtifactError
 from routing_service.routers.gain.router import GainRouter
 from routing_service.routers.registry import DEFAULT_ARTIFACT, METHODS

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deploy.demo_learning_material import LESSONS, Part, problems, recorded
-from deploy.demo_learning_summary import Round, draw, summary_table
-from deploy.demo_stack import DemoError
+from demo.learning import Round, draw, summary_table
+from demo.learning_material import LESSONS, Part, problems, recorded
+from demo.stack import DemoError
 
 GRADED = {
     "requests": {"n": 4, "mean": 0.75, "interval": [0.3, 0.95]},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.demo_summary import Outcome, graded, summary_table
+from demo.batch import Outcome, graded, summary_table
 
 
 def write_files(directory: Path) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import binaries
-from deploy.errors import StackError
+from deploy.layout import StackError
 from deploy.processes import resolve
 
 

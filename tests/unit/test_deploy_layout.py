@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import StackError
 from deploy.layout import (
+    StackError,
     StateDir,
     default_state_dir,
     hashed_dir,

@@ -11,10 +11,9 @@ import pytest
 
 from deploy.configuration import find_config
 from deploy.embedded import PostgresServer, ValkeyServer
-from deploy.errors import StackError
-from deploy.layout import StateDir, remove_sockets
-from deploy.plan import Options, choose_port, make_plan
+from deploy.layout import StackError, StateDir, remove_sockets
 from deploy.processes import PROCESSES
+from deploy.stack_spec import Options, choose_port, make_plan
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from deploy.embedded import PostgresServer, ValkeyServer, remove_stale_pidfile
 from deploy.isolation import NOBODY, Isolation
 from deploy.layout import hashed_dir, is_locked, socket_dir
-from deploy.programs import Program, launch_argv, write_programs
+from deploy.processes import Program, launch_argv, write_programs
 from deploy.servers import run_postgres, run_valkey
 
 

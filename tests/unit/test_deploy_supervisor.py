@@ -12,13 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy import leftovers
-from deploy.errors import StackError
-from deploy.layout import StateDir, remove_sockets
-from deploy.leftovers import MARK
+from deploy.layout import StackError, StateDir, remove_sockets
 from deploy.listener import read_event
-from deploy.programs import Program
-from deploy.supervisor import Entry, Supervisor, render
+from deploy.processes import Program
+from deploy.supervisor import MARK, Entry, Supervisor, end_leftovers, leftover_processes, render
 
 # a parent with a child, like a worker and its pool
 PAIR = "sleep 300 & echo started; wait"
@@ -53,7 +50,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     found.start(ENTRIES, os.environ | {MARK: str(state.root), "SECRET": "do not tell"}, foreground=True)
     yield found
     found.stop(20)
-    leftovers.end_leftovers(state.root)
+    end_leftovers(state.root)
     remove_sockets(state.root)
 
 
@@ -93,7 +90,7 @@ def test_nothing_outlives_a_killed_supervisor(supervisor: Supervisor) -> None:
     processes += psutil.Process(pids["pair"]).children()
     os.kill(pids["supervisord"], signal.SIGKILL)
     eventually(lambda: all(gone(process) for process in processes))
-    eventually(lambda: leftovers.leftover_processes(supervisor.state.root) == [])
+    eventually(lambda: leftover_processes(supervisor.state.root) == [])
     assert not supervisor.running
 
 

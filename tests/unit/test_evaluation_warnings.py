@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from cli.evaluation_run import known
+from cli.evaluate.run import known
 from routing_service.routers.registry import Router
 from training.evaluate.benchmark_sets import Benchmark
 

@@ -6,8 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from sandbox.problems import generate, main, solve
-from sandbox.samples import example_files
+from sandbox.problems import example_files, generate, main, solve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COUNT, SEED = 600, 7

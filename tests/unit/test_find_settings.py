@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.database import find_settings
+from cli.stack_access import find_settings
 from deploy.layout import StateDir
 
 

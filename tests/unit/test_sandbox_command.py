@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.sandbox import sandbox
+from cli.operate.sandbox import sandbox
 
 DEADLINE = 60
 

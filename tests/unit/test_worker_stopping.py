@@ -6,7 +6,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from workers.stopping import SharedFlag
+from workers.shutdown import SharedFlag
 
 FORK = get_context("fork")
 

@@ -1,0 +1,53 @@
+"""`routebatch feedback`: how good an answer was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.batch.manage import json_option
+from cli.client import connected, connection_options
+
+THUMBS = {"up": 1, "down": -1}
+
+
+@click.command()
+@click.argument("request", metavar="REQUEST")
+@click.option("--batch", "batch_id", help="The batch of which REQUEST is a custom_id.")
+@click.option("--thumbs", type=click.Choice(list(THUMBS)))
+@click.option("--score", type=click.IntRange(1, 5), help="From 1, useless, to 5, perfect.")
+@click.option("--preferred", help="The model whose answer is better, or the better text.")
+@json_option
+@connection_options
+def feedback(
+    request: str,
+    batch_id: str | None,
+    thumbs: str | None,
+    score: int | None,
+    preferred: str | None,
+    as_json: bool,
+    url: str | None,
+    api_key: str | None,
+) -> None:
+    """Say how good the answer to one of your requests was; routers learn from it.
+
+    REQUEST is the id of a line of an output file (batch_req_...), or with --batch its custom_id. Give one of --thumbs,
+    --score and --preferred. What you say later replaces what you said before.
+    """
+    from cli.output import print_json
+
+    said: dict[str, Any] = {"rating": THUMBS.get(thumbs or ""), "score": score, "preferred": preferred}
+    said = {name: value for name, value in said.items() if value is not None}
+    if len(said) != 1:
+        raise click.UsageError("give one of --thumbs, --score and --preferred")
+    named = {"request_id": request} if batch_id is None else {"batch_id": batch_id, "custom_id": request}
+    with connected(url, api_key) as api:
+        kept = api.feedback(named | said)
+    if as_json:
+        print_json(kept)
+    elif kept["kept_as"] == "rating":
+        click.echo(f"kept as a rating of {kept['model']}: {kept['score']} of 5")
+    else:
+        first, second = kept["models"]
+        click.echo(f"kept as a comparison of {first} with {second}: {kept['outcome']:g}")

@@ -1,0 +1,172 @@
+"""What `routebatch submit` and `plan` have in common: the options of a batch, and a file that becomes one.
+
+`routebatch submit`: a file of prompts becomes a batch under a budget.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from cli.batch.inputs import FORMATS, STDIN, Prepared, prepared
+from cli.client import Api, ApiError, Batch, connected, connection_options
+from cli.options import Usd
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODES = ("plan", "target_quality", "share", "threshold")
+MODE_OPTIONS = {"target_quality": "target_quality", "strong_share": "share", "threshold": "threshold"}
+
+
+_OPTIONS = (
+    click.option(
+        "--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name."
+    ),
+    click.option("--mode", type=click.Choice(MODES), help="How requests are shared out. Default: plan."),
+    click.option("--strong-share", type=click.FloatRange(0, 1), help="Of mode share: the share to the strong model."),
+    click.option(
+        "--target-quality",
+        type=click.FloatRange(0, 1),
+        help="Of mode target_quality: the share of the expected gap between weak and strong, at the least cost.",
+    ),
+    click.option("--threshold", type=click.FloatRange(0, 1), help="Of mode threshold: the least win rate for strong."),
+    click.option("--router", help="The router to score with. Default: the server's."),
+    click.option(
+        "--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when it is spent. Default: stop."
+    ),
+    click.option(
+        "--on-failure",
+        type=click.Choice(["fail", "fallback"]),
+        help="What to do with a request that its model does not answer: ask another. Default: fail.",
+    ),
+    click.option("--priority", type=click.IntRange(0, 9), help="9 goes first. Default: 5."),
+    click.option(
+        "--dedupe",
+        type=click.Choice(["off", "deterministic", "batch", "key"]),
+        help="Which duplicate prompts are asked once. Default: deterministic, those of temperature 0.",
+    ),
+    click.option(
+        "--explore-share",
+        type=click.FloatRange(0, 1),
+        help="Of the lines, at random, ask the other model too, within the budget; routers learn of it.",
+    ),
+    click.option("--completion-window", default="24h", show_default=True, help="Such as 2h or 7d; then it expires."),
+)
+
+
+def batch_options(command: Command) -> Command:
+    """Add the options that describe a batch, besides its budget."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def refuse_file(flag: str, file: str | None, beside: set[str]) -> None:
+    """UsageError if a file, or options of one, were given beside `flag`: it names a plan, which has its own."""
+    if file is not None:
+        raise click.UsageError(f"{flag} stands for FILE: name one of them")
+    context = click.get_current_context()
+    for name in set(context.params) - beside - {"url", "api_key"}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} belongs to FILE: the plan has its options already")
+
+
+def routing_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as the API's `routing` object; what belongs to a mode implies it."""
+    routing = {key: value for key, value in options.items() if value is not None}
+    if "budget" in routing:
+        routing["budget_usd"] = routing.pop("budget")
+    for key, mode in MODE_OPTIONS.items():
+        if key in routing and routing.setdefault("mode", mode) != mode:
+            raise click.UsageError(f"--{key.replace('_', '-')} belongs to --mode {mode}, not {routing['mode']}")
+        if routing.get("mode") == mode and key not in routing:
+            raise click.UsageError(f"--mode {mode} needs --{key.replace('_', '-')}")
+    return routing
+
+
+def create(api: Api, ready: Prepared, window: str, routing: dict[str, Any], *, preview: bool = False) -> Batch:
+    """Upload the file and make a batch of it, or with `preview` a plan of one."""
+    for note in ready.notes:
+        click.echo(note, err=True)
+    with _status("uploading"):
+        file_id = api.upload(ready.stream, ready.name)
+    try:
+        # the key lets the SDK's retries, and the server, know this very call again
+        return api.create(file_id, window, routing, idempotency_key=f"submit-{uuid.uuid4()}", preview=preview)
+    except ApiError as error:
+        if error.status is not None and not error.transient:
+            with suppress(ApiError):
+                api.delete_file(file_id)  # refused for good: nothing will ever use it
+        raise
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """A spinner on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 stopped by the budget (with --wait).")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@click.option("--budget", type=Usd(), help="Never spend more. Needed unless the server has a default.")
+@click.option("--plan", "plan_id", metavar="ID", help="Instead of FILE: run what `routebatch plan` has shown.")
+@click.option("--wait", is_flag=True, help="Follow the batch to its end.")
+@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Write results; implies --wait.")
+@click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write errors; implies --wait.")
+@batch_options
+@click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
+@connection_options
+def submit(
+    file: str | None,
+    plan_id: str | None,
+    form: str | None,
+    wait: bool,
+    output: Path | None,
+    errors: Path | None,
+    completion_window: str,
+    as_json: bool,
+    url: str | None,
+    api_key: str | None,
+    **options: Any,
+) -> None:
+    """Submit a file of prompts under a budget.
+
+    FILE is an OpenAI batch file (JSONL), JSONL with {"prompt": ...} or {"messages": ...} a line, CSV with a `prompt`
+    column, text with a prompt a line, or - for stdin. Prints the batch's id, or with --wait its summary.
+
+    With --plan, the plan of that id runs as it was shown, under --budget or else the budget that it was made with. It
+    is refused where prices, candidates or the router have changed since.
+    """
+    from cli.batch.follow import announce, wait_and_save
+    from cli.batch.results import check_paths
+
+    routing = routing_options(options)
+    check_paths(output, errors, None if file == STDIN else file, printing_json=as_json)
+    follows = wait or output is not None or errors is not None
+    if plan_id is not None:
+        refuse_file("--plan", file, beside={"plan_id", "budget", "wait", "output", "errors", "as_json"})
+        with connected(url, api_key) as api:
+            batch = api.go_on(plan_id, "approve", routing.get("budget_usd"), f"approve-{uuid.uuid4()}")
+            if follows:
+                wait_and_save(api, batch, output, errors, as_json=as_json)
+    else:
+        if file is None:
+            raise click.UsageError("name a FILE, or a plan with --plan")
+        with prepared(file, form) as ready, connected(url, api_key) as api:
+            batch = create(api, ready, completion_window, routing)
+            if follows:
+                wait_and_save(api, batch, output, errors, as_json=as_json, source_line=ready.source_line)
+    announce(batch, as_json=as_json)

@@ -1,0 +1,174 @@
+"""`routebatch evaluate`: routers side by side on evaluation sets, as tables, JSON, pictures and one HTML report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.routers.scoring import pair_options
+from cli.routers.training_sources import DATABASE
+from cli.stack_access import database_options
+
+if TYPE_CHECKING:
+    from training.data.comparisons import Comparisons
+    from training.evaluate.benchmark_sets import Benchmark
+    from training.evaluate.dollars import Prices
+
+VM_USD_PER_HOUR = 0.39  # a small virtual machine without a GPU, as in the paper's table 7
+COMPARISONS = "comparisons"
+SETS = (
+    "mmlu",
+    "gsm8k",
+    "mt-bench",
+    COMPARISONS,
+)  # training.evaluate.benchmark_sets.BENCHMARKS, which is slow to import
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+class Data(click.ParamType[Path | str]):
+    """A directory, a file, or `db` for the comparisons of the database."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        return DATABASE if value == DATABASE else Path(str(EXISTING.convert(value, param, ctx)))
+
+
+@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.option(
+    "--router",
+    "wanted",
+    multiple=True,
+    metavar="DIR|NAME",
+    help="A directory that `train` wrote, a router's name or version; may be repeated. Default: the configured one.",
+)
+@click.option("--benchmark", "names", type=click.Choice(SETS), multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--data",
+    type=Data(),
+    multiple=True,
+    required=True,
+    metavar="DIR|FILE|db",
+    help="The directory with the sets' tables. For comparisons: files of them, or db, those of the database.",
+)
+@pair_options
+@click.option(
+    "--answers",
+    nargs=2,
+    metavar="STRONG WEAK",
+    help="The two models that tables name. Default: those of the paper; of comparisons --strong and --weak.",
+)
+@click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="FILE",
+    help="A file of prompts that do not take part: what the routers were fitted on. May be repeated.",
+)
+@click.option(
+    "--usd-per-million",
+    nargs=2,
+    type=click.FloatRange(min=0),
+    metavar="STRONG WEAK",
+    default=(24.7, 0.24),
+    show_default=True,
+    help="What a million tokens of the two models cost.",
+)
+@click.option(
+    "--vm-usd-per-hour",
+    type=click.FloatRange(min=0),
+    default=VM_USD_PER_HOUR,
+    show_default=True,
+    help="What a machine like this one costs, for the routing overhead.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the intervals.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="A directory for the pictures, as PNG.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="One file with tables and pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@database_options
+def evaluate(
+    wanted: tuple[str, ...],
+    names: tuple[str, ...],
+    data: tuple[Path | str, ...],
+    strong: str | None,
+    weak: str | None,
+    answers: tuple[str, str] | None,
+    leave_out: tuple[str, ...],
+    usd_per_million: Prices,
+    vm_usd_per_hour: float,
+    seed: int,
+    plots: Path | None,
+    html: Path | None,
+    as_json: bool,
+    state_dir: Path | None,
+) -> None:
+    """Measure routers on prompts to which both models' answers are known, side by side.
+
+    Random routing and the oracle, which knows the outcomes, are always shown, and the paper's figures where it has any.
+    The first router is the one that the others are compared with, on the same resampled prompts. A router is only
+    measured by prompts that it was not fitted on: --leave-out takes those of its training files out of the sets.
+    """
+    from cli.evaluate.report import print_report, write_files
+    from cli.evaluate.run import measure
+    from cli.output import print_json
+    from routing_service.errors import RoutebatchError
+
+    if (strong is None) != (weak is None):
+        raise click.UsageError("--strong and --weak are named together")
+    try:
+        sets = [_load(name, data, answers, (strong, weak), usd_per_million, state_dir) for name in dict.fromkeys(names)]
+        sets = _without(sets, leave_out)
+        routers = list(dict.fromkeys(wanted or (None,)))
+        found = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
+        write_files(found, plots, html)
+    except (RoutebatchError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_report(found)
+
+
+def _load(
+    name: str,
+    data: tuple[Path | str, ...],
+    answers: tuple[str, str] | None,
+    models: tuple[str | None, str | None],
+    usd_per_million: Prices,
+    state_dir: Path | None,
+) -> Benchmark:
+    """The evaluation set of that name, from the first directory of `data`; comparisons from its files."""
+    from training.evaluate.benchmark_sets import from_comparisons, load_benchmark
+
+    files = [path for path in data if path == DATABASE or (isinstance(path, Path) and path.is_file())]
+    if name == COMPARISONS and files:
+        return from_comparisons(_comparisons(files, *(answers or models), state_dir))
+    directory = next((path for path in data if isinstance(path, Path) and path.is_dir()), None)
+    if directory is None:
+        raise click.UsageError(f"--data: name the directory with the tables of {name}")
+    pair = (models[0], models[1]) if name == COMPARISONS and models[0] and models[1] else None
+    return load_benchmark(name, directory, pair=answers or pair, usd_per_million=usd_per_million)
+
+
+def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, state_dir: Path | None) -> Comparisons:
+    from cli.progress import progress_bars
+    from cli.routers.scoring import read_settings
+    from cli.routers.train import name_bad_rows
+    from cli.routers.training_sources import load_sources
+
+    with progress_bars() as bars:
+        loaded = load_sources(files, strong, weak, state_dir, bars, read_settings())
+    name_bad_rows(loaded)
+    return loaded.comparisons
+
+
+def _without(sets: list[Benchmark], leave_out: tuple[str, ...]) -> list[Benchmark]:
+    """The sets without the prompts of these files, but for case and spaces."""
+    from cli.evaluate.prompt_sets import prompts_of
+    from training.data.decontamination import normalised
+
+    if not leave_out:
+        return sets
+    unwanted = {normalised(prompt) for file in leave_out for prompt in prompts_of(file, None)}
+    return [found.without(prompt for prompt in found.prompts if normalised(prompt) in unwanted) for found in sets]

@@ -1,0 +1,81 @@
+"""`routebatch similarity`: how much of one set of prompts is like another (benchmark-dataset similarity)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.evaluate.decontamination import data_option, encoder_option
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.argument("prompts", metavar="A")
+@click.argument("others", metavar="B")
+@encoder_option
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+def similarity(prompts: str, others: str, encoder: str | None, data: Path | None, as_json: bool) -> None:
+    """Say how alike two sets of prompts are: the mean, over the prompts of A, of the cosine to the nearest one of B.
+
+    A and B are files that `submit` or `train` takes, or evaluation sets (mmlu, gsm8k, mt-bench) with --data. With A an
+    evaluation set and B training data, it tells whether a router that was fitted on B knows the like of A.
+    """
+    from cli.evaluate.prompt_sets import prompts_of
+    from cli.output import print_json
+    from cli.progress import progress_bars
+    from cli.routers.scoring import read_settings
+    from routing_service.embedding.registry import make_encoder
+    from routing_service.errors import RoutebatchError
+    from training.data.decontamination import similarity as measured
+
+    settings = read_settings()
+    try:
+        first, second = prompts_of(prompts, data), prompts_of(others, data)
+        with progress_bars() as bars:
+            made = make_encoder(settings, encoder)
+            found = measured(first, second, made, bars)
+    except RoutebatchError as error:
+        raise click.ClickException(str(error)) from error
+    values = _values(found.nearest)
+    result = {"a": prompts, "b": others, "prompts_a": len(first), "prompts_b": len(second), "encoder": made.spec}
+    if as_json:
+        print_json({**result, "similarity": found.mean, **values, "published": _published(prompts)})
+        return
+    _print(result, found.mean, values)
+
+
+def _values(nearest: Any) -> dict[str, float]:
+    """How the cosines to the nearest prompt are spread."""
+    import numpy as np
+
+    low, middle, high = np.quantile(nearest, QUANTILES).tolist()
+    return {"quantile_05": low, "median": middle, "quantile_95": high, "share_same": float(np.mean(nearest >= 0.999))}
+
+
+def _published(name: str) -> dict[str, float] | None:
+    """What the paper has for that evaluation set, by the embeddings of an OpenAI model."""
+    from training.evaluate.published import SIMILARITY
+
+    if name not in SIMILARITY:
+        return None
+    return dict(zip(("arena", "arena_and_more"), SIMILARITY[name], strict=True))
+
+
+def _print(result: dict[str, Any], mean: float, values: dict[str, float]) -> None:
+    from cli.output import print_table
+
+    rows = [
+        ("prompts of A", f"{result['prompts_a']:,} ({result['a']})"),
+        ("prompts of B", f"{result['prompts_b']:,} ({result['b']})"),
+        ("encoder", result["encoder"]),
+        ("similarity", f"{mean:.4f}"),
+        ("5 %, median, 95 %", ", ".join(f"{values[key]:.3f}" for key in ("quantile_05", "median", "quantile_95"))),
+        ("A's prompts that B has", f"{100 * values['share_same']:.1f} %"),
+    ]
+    if paper := _published(result["a"]):
+        rows.append(("published, its own data and encoder", " to ".join(f"{value:.4f}" for value in paper.values())))
+    print_table(["", "of A to B"], rows)

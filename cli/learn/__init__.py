@@ -1,0 +1,1 @@
+"""Commands of the learning loop: comparisons, grade, judge, refit."""

@@ -1,0 +1,1 @@
+"""Commands of the operator: the stack, the HTTP server, keys, budgets, ledger, reports."""

@@ -1,0 +1,91 @@
+"""`routebatch keys`: create, list and revoke API keys, in the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.stack_access import database_options
+from cli.stack_access import reading as transaction
+
+if TYPE_CHECKING:
+    from routing_service.models import ApiKey
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="Whom or what the key is for.")
+@json_option
+@database_options
+def create(name: str, as_json: bool, state_dir: Path | None) -> None:
+    """Make a key. It is shown now and never again: only its hash is kept."""
+    from cli.output import print_json
+    from routing_service.errors import ClientError
+    from routing_service.openai_format.keys import create_key
+
+    try:
+        with transaction(state_dir) as session:
+            key, secret = create_key(session, name)
+    except ClientError as error:
+        raise click.ClickException(error.message) from error
+    if as_json:
+        print_json({"id": key.id, "name": key.name, "key": secret})
+    else:
+        click.echo(secret)
+        click.echo(f"{key.id} ({key.name}): keep it, it is not shown again", err=True)
+
+
+@keys.command("list")
+@json_option
+@database_options
+def list_(as_json: bool, state_dir: Path | None) -> None:
+    """List all keys, the revoked ones too."""
+    from cli.output import print_json, print_table
+    from routing_service.openai_format.keys import list_keys
+
+    with transaction(state_dir) as session:
+        found = [_row(key) for key in list_keys(session)]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "name", "key", "created", "revoked")
+        print_table(columns, [tuple(str(row[c] or "-") for c in columns) for row in found])
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@json_option
+@database_options
+def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:
+    """Revoke a key, at once. Its batches go on."""
+    from cli.output import print_json
+    from routing_service.errors import ClientError
+    from routing_service.openai_format.keys import revoke_key
+
+    try:
+        with transaction(state_dir) as session:
+            key = revoke_key(session, key_id)
+    except ClientError as error:
+        raise click.ClickException(error.message) from error
+    if as_json:
+        print_json(_row(key))
+    else:
+        click.echo(f"{key.id} ({key.name}) is revoked")
+
+
+def _row(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "key": f"rb-...{key.hint}",
+        "created": key.created_at.isoformat(timespec="seconds"),
+        "revoked": key.revoked_at.isoformat(timespec="seconds") if key.revoked_at else None,
+    }

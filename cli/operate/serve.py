@@ -1,0 +1,102 @@
+"""`routebatch api`, the HTTP server, and `routebatch migrate`, which brings the database's schema up to date."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.stack_access import database_options, find_database
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from routing_service.db import Database
+    from routing_service.settings import Settings
+
+STOP_SECONDS = 10  # what a request in progress gets when the server is told to stop
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection: one that is closed as a call begins fails it
+SECRETS = re.compile(r"\brb-[\w-]{16,}|(?<=://)[^\s/@]+@")
+
+
+@click.command()
+@click.option("--host", help="Default: ROUTEBATCH_API_HOST, api_host of the configuration, else 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: ROUTEBATCH_API_PORT, api_port, else 8080.")
+def api(host: str | None, port: int | None) -> None:
+    """Run the HTTP API until SIGTERM or Ctrl-C."""
+    import uvicorn
+
+    from routing_service.errors import ConfigurationError
+    from routing_service.settings import get_settings
+
+    _log()
+    try:
+        settings = get_settings()
+        app, database = _compose(settings)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        uvicorn.run(
+            app,
+            host=host or settings.api_host,
+            port=settings.api_port if port is None else port,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+    finally:
+        database.dispose()
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@database_options
+def migrate(as_json: bool, state_dir: Path | None) -> None:
+    """Bring the database's schema up to date. Safe to run at any time, from several hosts at once."""
+    from sqlalchemy.exc import DBAPIError
+
+    from cli.output import print_json
+    from migrations.runner import revisions, upgrade
+
+    url = find_database(state_dir)
+    try:
+        before, _ = revisions(url)
+        upgrade(url)
+        after, _ = revisions(url)
+    except DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise click.ClickException(f"cannot migrate the database: {reason}") from error
+    if as_json:
+        print_json({"revision": after, "before": before, "changed": before != after})
+    else:
+        click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was: {before or 'none'})"))
+
+
+def _compose(settings: Settings) -> tuple[FastAPI, Database]:
+    """The composition root of the API process."""
+    from routing_service.api.app import create_app
+    from routing_service.db import Database
+    from routing_service.money.pricing import price_book
+    from workers.app import app as celery
+    from workers.publisher import CeleryPublisher
+
+    prices = price_book(settings)
+    database = Database(settings.database_url.get_secret_value())
+    return create_app(settings, database, CeleryPublisher(celery), prices), database
+
+
+class MaskingFormatter(logging.Formatter):
+    """Takes keys and the credentials of URLs out of whatever is logged, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return SECRETS.sub("***", super().format(record))
+
+
+def _log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,0 +1,148 @@
+"""`routebatch up`, `down` and `doctor`: the whole stack on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from deploy.stack import Stack
+
+PUBLIC_KEYS = ("api_url", "api_key", "flower_url")
+
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the stack keeps its data, logs and addresses. Default: $ROUTEBATCH_STATE_DIR, "
+    "else $XDG_STATE_HOME/routebatch, else ~/.local/state/routebatch.",
+)
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ROUTEBATCH_CONFIG",
+    help="Default: $ROUTEBATCH_CONFIG, else ./routebatch.toml, else routebatch.toml in the state directory.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+port_type = click.IntRange(0, 65535)
+
+
+@click.command()
+@state_dir_option
+@config_option
+@click.option("--port", type=port_type, default=8080, show_default=True, help="The API's port; 0 picks a free one.")
+@click.option("--flower-port", type=port_type, default=5555, show_default=True, help="0 picks a free one.")
+@click.option("--detach", is_flag=True, help="Return once everything is ready; stop it with `routebatch down`.")
+@json_option
+def up(state_dir: Path | None, config: Path | None, port: int, flower_port: int, detach: bool, as_json: bool) -> None:
+    """Run the whole stack on this machine: servers, API, workers, Flower.
+
+    Without --detach it stays until Ctrl-C or SIGTERM and then stops everything in order. With --json the last line
+    printed before that is {"api_url": ..., "api_key": ..., "flower_url": ...}.
+    """
+    from deploy.layout import StackError
+    from deploy.stack import up as start
+    from deploy.stack_spec import Options
+
+    # a SIGTERM during the start must stop what has been started, as Ctrl-C does
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = Options(state_dir, config, port, flower_port, detach)
+    try:
+        stack, addresses = start(options, say=lambda text: click.echo(f"{text} ...", err=True))
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
+    _show(stack, addresses, as_json)
+    if not detach:
+        _stay(stack)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show(stack: Stack, addresses: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({key: addresses[key] for key in PUBLIC_KEYS}))
+        return
+    click.echo(f"API      {addresses['api_url']}")
+    click.echo(f"key      {addresses['api_key']}")
+    click.echo(f"Flower   {addresses['flower_url']}  (user {addresses['flower_user']}, its password is in stack.json)")
+    click.echo(f"state    {stack.state.root}  (logs in logs/, addresses in stack.json)")
+
+
+def _stay(stack: Stack) -> None:
+    """Until a signal: then stop in order. If supervisord ends first, what it left is ended, too."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    process = stack.supervisor.process
+    assert process is not None
+    while not asked.is_set() and _lives(process):
+        asked.wait(0.5)
+    ended_by_itself = not asked.is_set()
+    click.echo("stopping ...", err=True)
+    stack.stop()
+    if ended_by_itself and process.returncode != 0:
+        raise click.ClickException(f"supervisord ended unexpectedly; see {stack.state.log('supervisord')}")
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None
+
+
+@click.command()
+@state_dir_option
+@json_option
+def down(state_dir: Path | None, as_json: bool) -> None:
+    """Stop the stack of a state directory, in order. Its data stays."""
+    from deploy.layout import StackError, StateDir
+    from deploy.stack import down as stop
+
+    try:
+        stopped = stop(state_dir)
+        root = StateDir.at(state_dir).root
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"stopped": stopped, "state_dir": str(root)}))
+    else:
+        click.echo(f"stopped the stack in {root}" if stopped else f"no stack runs in {root}")
+
+
+@click.command()
+@state_dir_option
+@config_option
+@json_option
+def doctor(state_dir: Path | None, config: Path | None, as_json: bool) -> None:
+    """Say what is installed, configured and running. Exits with 1 if something needed is broken."""
+    from deploy.doctor import examine
+    from deploy.layout import StackError, StateDir
+
+    try:
+        checks = examine(StateDir.at(state_dir), config)
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([vars(check) for check in checks]))
+    else:
+        _table(checks)
+    if any(check.ok is False for check in checks):
+        raise SystemExit(1)
+
+
+def _table(checks: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {True: Text("ok", style="green"), False: Text("broken", style="bold red"), None: Text("-")}
+    table = Table("check", "", "finding")
+    for check in checks:
+        table.add_row(check.name, marks[check.ok], Text(check.detail))
+    Console().print(table)

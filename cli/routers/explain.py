@@ -1,0 +1,96 @@
+"""`routebatch explain`: why a router estimates what it estimates of a prompt."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from cli.routers.scoring import find_router, router_option
+
+STDIN = "-"
+MAX_CHARACTERS = 16_000_000
+MAX_CELL = 100  # characters of a text in a table
+
+
+@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@router_option
+@click.option("--prompt", required=True, help="The prompt; - reads it from stdin, whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
+    """Say why a router estimates what it estimates of a prompt.
+
+    What is shown depends on the router: the terms and features that moved the estimate, the nearest comparisons it was
+    fitted on and their outcomes, or the parts of the prompt without which it would be another.
+    """
+    from cli.output import print_json
+    from routing_service.errors import RoutebatchError
+
+    text = _stdin() if prompt == STDIN else prompt
+    try:
+        found = find_router(wanted).explain(text)
+    except RoutebatchError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        print_json(found)
+    else:
+        print_object(str(found.get("router", "router")), found)
+
+
+def _stdin() -> str:
+    data = sys.stdin.buffer.read(MAX_CHARACTERS + 1)
+    if len(data) > MAX_CHARACTERS:
+        raise click.ClickException(f"the prompt is longer than {MAX_CHARACTERS:,} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"the prompt is no UTF-8: byte 0x{data[error.start]:02x}") from error
+
+
+def print_object(title: str, values: dict[str, Any]) -> None:
+    """Single figures in one table; a table for every list of objects; what is nested below them."""
+    from cli.output import print_table
+
+    single = [(key, value) for key, value in values.items() if not _nested(value)]
+    rows = [(key.replace("_", " "), _cell(value)) for key, value in single if key != "router"]
+    print_table([title, ""], rows, numeric=[""])
+    for key, value in values.items():
+        name = f"{title}: {key.replace('_', ' ')}"
+        if isinstance(value, dict):
+            print_object(name, value)
+        elif _nested(value):
+            _print_list(name, value)
+
+
+def _print_list(title: str, items: list[dict[str, Any]]) -> None:
+    from cli.output import print_table
+
+    if any(_nested(value) for item in items for value in item.values()):
+        for number, item in enumerate(items, 1):
+            print_object(f"{title} {number}: {item['router']}" if "router" in item else f"{title} {number}", item)
+        return
+    columns = list(dict.fromkeys(key for item in items for key in item))
+    numeric = [key for key in columns if all(isinstance(item.get(key, 0), int | float) for item in items)]
+    rows = [[_cell(item.get(key, "")) for key in columns] for item in items]
+    click.echo(title)  # above the table, not in it: there it would be broken to the table's width
+    print_table(_spaced(columns), rows, numeric=_spaced(numeric))
+
+
+def _spaced(names: list[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list):
+        return ", ".join(_cell(one) for one in value) or "-"
+    text = " ".join(str(value).split())
+    return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"

@@ -1,0 +1,71 @@
+"""`routebatch import-router`: weights that RouteLLM published become an artifact of ours."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.routers.scoring import read_settings
+
+# method -> module:function, which is called with the weights' path and the settings
+IMPORTERS = {
+    "matrix_factorization": "training.importers.matrix_factorization:import_matrix_factorization",
+    "bert": "training.importers.bert:import_bert",
+    "causal_llm": "training.importers.causal_llm:import_causal_llm",
+}
+
+
+class Kind(click.ParamType[str]):
+    """A method whose weights can be imported, or its alias."""
+
+    name = "kind"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from routing_service.routers.registry import canonical
+
+        if canonical(value) not in IMPORTERS:
+            self.fail(f"{value!r} is none of {', '.join(IMPORTERS)}", param, ctx)
+        return canonical(str(value))
+
+
+@click.command("import-router", epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.argument("kind", type=Kind())
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
+    """Make an artifact of the weights that RouteLLM published.
+
+    KIND is matrix_factorization (mf), bert or causal_llm; PATH the directory of the checkpoint as the hub gives it,
+    downloaded before: nothing is fetched here, and nothing in it is executed.
+    """
+    from cli.output import print_json
+    from cli.progress import spinner
+    from routing_service.errors import RoutebatchError
+
+    # Refused before gigabytes are read, not after.
+    if output.is_dir() and any(output.iterdir()) and not (output / "metadata.json").is_file():
+        raise click.UsageError(f"{output} holds something that is no router: name an empty or a new directory")
+    settings = read_settings()
+    try:
+        with spinner(f"importing {path}"):
+            router = _importer(kind)(path, settings)
+            router.save(output)
+    except RoutebatchError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {error.strerror or error}") from error
+    if as_json:
+        print_json({"method": router.name, "output": str(output), "metadata": getattr(router, "metadata", {})})
+    else:
+        click.echo(f"imported {path} as {router.name}: wrote {output}", err=True)
+
+
+def _importer(kind: str) -> Any:
+    module, _, name = IMPORTERS[kind].partition(":")
+    return getattr(import_module(module), name)

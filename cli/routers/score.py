@@ -1,0 +1,67 @@
+"""`routebatch score`: what a router says of a file of prompts, on this machine, without services or a database."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from cli.batch.inputs import FORMATS, STDIN, Prepared
+from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
+
+COLUMNS = ("win_rate", "expected_gain", "std")
+
+
+@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@router_option
+@pair_options
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name.")
+@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), default="-", help="Default: stdout.")
+def score(file: str, wanted: str | None, strong: str | None, weak: str | None, form: str | None, output: Path) -> None:
+    """Score a file of prompts, and write a CSV with a row for each of them, in the file's order.
+
+    FILE is what `routebatch submit` takes, or that gzipped. The columns: win_rate, the probability that the strong
+    model's answer is preferred, ties as half; expected_gain, its expected quality minus the weak model's, in [-1, 1];
+    std, the standard deviation of that. A file with a bad line is refused, and the line is named.
+    """
+    from cli.batch.results import STDOUT, check_paths, writing
+    from routing_service.errors import RoutebatchError
+
+    check_paths(output, None, None if file == STDIN else file)
+    try:
+        chosen = choose(wanted, strong, weak)
+        with opened_prompts(file, form) as ready, writing(output) as stream:
+            count = _score(chosen, ready, stream)
+    except BrokenPipeError:
+        raise  # click's business: whoever read our output has seen enough
+    except RoutebatchError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror or error}") from error
+    if output != STDOUT:
+        click.echo(f"scored {count:,} prompts with {chosen.router.name}: wrote {output}", err=True)
+
+
+def _score(chosen: Chosen, ready: Prepared, stream: BinaryIO) -> int:
+    """Write the scores of all prompts, chunk by chunk, and return how many there are."""
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    count = 0
+    for chunk in chunks(ready, "scoring"):
+        writer.writerows(_rows(chosen, chunk))
+        count += len(chunk)
+    text.detach()
+    return count
+
+
+def _rows(chosen: Chosen, prompts: list[str]) -> Iterator[tuple[str, ...]]:
+    quality, std = chosen.router.score(prompts, [chosen.weak, chosen.strong])
+    # Relative to the weak model, strong's quality is its win rate: a scale half as wide as that of gains.
+    for win_rate, deviation in zip(quality[:, 1], std[:, 1], strict=True):
+        yield f"{win_rate:.6f}", f"{2 * win_rate - 1:.6f}", f"{2 * deviation:.6f}"

@@ -1,0 +1,1 @@
+"""Demonstrations on this machine, without a key: `python -m demo.batch` and `python -m demo.learning`."""
