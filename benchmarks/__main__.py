@@ -8,17 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import scale
+from benchmarks.dispatch import scale
 
 
 def listed() -> Table:
     """Every module here that can be run, by the first line of its docstring."""
     table = Table("python -m", "measures")
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+    root = Path(__file__).parent
+    for path in sorted(root.glob("*/*.py")):
         source = path.read_text(encoding="utf-8")
         if "argparse" in source:
             says = ast.get_docstring(ast.parse(source)) or ""
-            table.add_row(f"benchmarks.{path.stem}", " ".join(says.partition("\n\n")[0].split()))
+            module = ".".join(("benchmarks", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__main__")
+            table.add_row(module, " ".join(says.partition("\n\n")[0].split()))
     return table
 
 

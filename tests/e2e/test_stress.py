@@ -1,6 +1,6 @@
 """Eight dispatch processes, killed at random, an upstream that errs, budgets that bind: the money is kept all the same.
 
-`python -m benchmarks.stress` does the same with many more requests.
+`python -m benchmarks.chaos.stress` does the same with many more requests.
 """
 
 from __future__ import annotations

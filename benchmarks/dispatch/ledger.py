@@ -1,6 +1,6 @@
 """Reservations a second when 1, 2, 4 and 8 processes contend for the same budgets, and whether the sums hold.
 
-`python -m benchmarks.ledger [--reservations 100000] [--processes 1 2 4 8] [--repeats 3] [--seed 1] [--json]`
+`python -m benchmarks.dispatch.ledger [--reservations 100000] [--processes 1 2 4 8] [--repeats 3] [--seed 1] [--json]`
 
 Every process reserves bites of 64 on the budgets of eight batches, each time together with one budget that all batches
 share, and settles what it holds in flight. The shared limit is so close that it binds towards the end. A deadlock, a

@@ -21,8 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.chaos_disk import full_disk
-from benchmarks.chaos_report import show, summary
+from benchmarks.chaos.disk import full_disk
+from benchmarks.chaos.report import show, summary
 from tests.chaos import FAULTS, Chaos, endure, troubled_stack
 from tests.chaos_account import settle_accounts
 

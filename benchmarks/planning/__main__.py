@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from benchmarks.planning_summary import GRID, SHARES, Curves, Vector, summary, tables
-from benchmarks.planning_workloads import MODELS, Workload, workloads
+from benchmarks.planning.summary import GRID, SHARES, Curves, Vector, summary, tables
+from benchmarks.planning.workloads import MODELS, Workload, workloads
 from routing_service.planning import Damping, damping_of, steps
 from routing_service.scoring.length_model import fit as fit_lengths
 from routing_service.scoring.length_model import prompt_features

@@ -1,6 +1,6 @@
 """How fast the bert router scores, against one float32 call a prompt, and what 8-bit integers cost a fitted one.
 
-`python -m benchmarks.bert --data mmlu.csv.gz [--prompts 48] [--repeats 5] [--router DIRECTORY]`
+`python -m benchmarks.routers.bert --data mmlu.csv.gz [--prompts 48] [--repeats 5] [--router DIRECTORY]`
 
 Speed: a model of XLM-RoBERTa-base's size with random weights and MiniLM's tokenizer, the same on both sides; the peer
 tokenises and calls it as RouteLLM 0.2.0's BERTRouter does (`benchmarks.routers` runs RouteLLM itself). Both sides take
@@ -22,8 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peer_data import write_classifier
-from benchmarks.peer_timing import Row, as_table, take_turns
+from benchmarks.peers.data import write_classifier
+from benchmarks.peers.timing import Row, as_table, take_turns
 from routing_service.embedding.model_files import find_model
 from routing_service.routers.transformers.bert import BertRouter
 from routing_service.routers.transformers.bert_forward import Precision

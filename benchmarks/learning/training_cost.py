@@ -1,11 +1,11 @@
 """What fitting costs: seconds and peak memory by the number of comparisons, every fit in a process of its own.
 
-`python -m benchmarks.training_cost --data mmlu.csv.gz [--methods gain,bert] [--comparisons 1000 10000 100000]`
+`python -m benchmarks.learning.training_cost --data mmlu.csv.gz [--methods gain,bert] [--comparisons 1000 10000 100000]`
 
-Comparisons are made as `benchmarks.growth` makes them. Methods that fine-tune a transformer are not run to their end:
-two short fits tell what a step and what everything else costs, the rest is arithmetic, and their rows are marked
-with ~. Of `causal_llm` that is LoRA's fit; its label rows alone cost a pass a prompt, which is measured on two numbers
-of prompts.
+Comparisons are made as `benchmarks.routers.growth` makes them. Methods that fine-tune a transformer are not run to
+their end: two short fits tell what a step and what everything else costs, the rest is arithmetic, and their rows are
+marked with ~. Of `causal_llm` that is LoRA's fit; its label rows alone cost a pass a prompt, which is measured on two
+numbers of prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.growth import MIB, in_child
+from benchmarks.routers.growth import MIB, in_child
 
 PLAIN = "gain,similarity_weighted,matrix_factorization,ensemble"
 STEPS = (2, 6)  # of the short fits

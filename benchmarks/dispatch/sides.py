@@ -21,16 +21,16 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from benchmarks import dispatch_celery
-from benchmarks.dispatch_clients import CAP, MODELS, WARM_UP, prompt
-from benchmarks.peers import find_uv, pip_settings, python_of
+from benchmarks.dispatch import celery_tasks
+from benchmarks.dispatch.clients import CAP, MODELS, WARM_UP, prompt
+from benchmarks.peers.environment import find_uv, pip_settings, python_of
 from deploy.servers import run_postgres, run_valkey
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.money import ledger
 from tests.planned import NANO, Planned, make_planned_batch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LITELLM = "litellm==1.106.2"
 POOL = 8  # processes of the Celery worker
 PATIENCE_S = 600
@@ -84,7 +84,7 @@ def staging(latency_ms: float) -> Iterator[Stage]:
         database_url = stack.enter_context(run_postgres(directory / "postgres", durable=True))
         upgrade(database_url)
         broker_url = stack.enter_context(run_valkey(directory / "valkey"))
-        command = [sys.executable, "-m", "benchmarks.dispatch_upstream", str(latency_ms)]
+        command = [sys.executable, "-m", "benchmarks.dispatch.upstream", str(latency_ms)]
         base_url = stack.enter_context(_process(command)).readline().strip()
         yield Stage(database_url, broker_url, base_url)
 
@@ -130,7 +130,7 @@ def _process(command: Sequence[str], environment: dict[str, str] | None = None) 
 @contextmanager
 def client_side(python: Path, kind: str, stage: Stage, in_flight: int) -> Iterator[Side]:
     """litellm's Router or the bare openai client, by the Python of its environment."""
-    script = str(Path(__file__).with_name("dispatch_clients.py"))
+    script = str(Path(__file__).with_name("clients.py"))
     with _process([str(python), script, kind, stage.base_url, str(in_flight)]) as client:
         assert client.readline() == "ready\n"
 
@@ -144,7 +144,7 @@ def client_side(python: Path, kind: str, stage: Stage, in_flight: int) -> Iterat
 @contextmanager
 def pump_side(stage: Stage, in_flight: int, processes: int) -> Iterator[Side]:
     """So many dispatch processes. Every run is a batch of its own; the ledger is verified after it."""
-    command = [sys.executable, "-m", "benchmarks.dispatch_pump"]
+    command = [sys.executable, "-m", "benchmarks.dispatch.pump"]
     command += [stage.database_url, stage.broker_url, stage.base_url, str(in_flight)]
     database = Database(stage.database_url)
     with ExitStack() as stack:
@@ -187,15 +187,15 @@ def _check(database: Database, batch_id: str, calls: int) -> None:
 @contextmanager
 def celery_side(stage: Stage, cores: Sequence[int]) -> Iterator[Side]:
     """A Celery worker on `cores`; the tasks are published by this process, where the broker is."""
-    app = dispatch_celery.app
+    app = celery_tasks.app
     app.conf.broker_url = stage.broker_url
-    command = [sys.executable, "-m", "celery", "--app", "benchmarks.dispatch_celery", "worker"]
+    command = [sys.executable, "-m", "celery", "--app", "benchmarks.dispatch.celery_tasks", "worker"]
     command += ["--concurrency", str(POOL), "--loglevel", "ERROR", "--without-gossip", "--without-mingle"]
     environment = {
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",  # of being root
-        dispatch_celery.BROKER: stage.broker_url,
-        dispatch_celery.UPSTREAM: stage.base_url,
+        celery_tasks.BROKER: stage.broker_url,
+        celery_tasks.UPSTREAM: stage.base_url,
     }
     with on_cores(cores):
         worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env=os.environ | environment)
@@ -204,7 +204,7 @@ def celery_side(stage: Stage, cores: Sequence[int]) -> Iterator[Side]:
         def run(calls: int) -> Took:
             before, cpu, started = _stats(stage)["answered"], _cpu_seconds(worker.pid), time.monotonic()
             for number in range(calls):
-                dispatch_celery.answer.delay(MODELS[number % 2], prompt(number))
+                celery_tasks.answer.delay(MODELS[number % 2], prompt(number))
             while _stats(stage)["answered"] < before + calls:
                 if worker.poll() is not None or time.monotonic() > started + PATIENCE_S:
                     raise RuntimeError(f"the Celery worker left tasks undone (exit {worker.poll()})")

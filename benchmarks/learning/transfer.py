@@ -1,7 +1,7 @@
 """What routers that were fitted on some data are worth on an evaluation set of another kind.
 
-    python -m benchmarks.transfer --train mmlu.csv.gz gsm8k.csv.gz --benchmark mt-bench --data DIRECTORY
-    python -m benchmarks.transfer --train prompts.csv.gz battles.csv.gz --strong BIG --weak SMALL --data DIRECTORY
+    python -m benchmarks.learning.transfer --train mmlu.csv.gz gsm8k.csv.gz --benchmark mt-bench --data DIRECTORY
+    python -m benchmarks.learning.transfer --train prompts.csv.gz battles.csv.gz --strong BIG --weak SMALL --data DIR
 
 Prompts of the set are left out of the data. Every seed draws four fifths of the others to fit on: the deviation over
 seeds says how much hangs on that draw; the interval, over resampled prompts of the set, how little they can tell.

@@ -1,6 +1,6 @@
 """An upstream as light as can be, for `benchmarks.dispatch`: every chat call is answered after about 50 ms.
 
-`python -m benchmarks.dispatch_upstream MEDIAN_MS` prints its base URL and serves until it is ended. GET /stats says how
+`python -m benchmarks.dispatch.upstream MEDIAN_MS` prints its base URL and serves until it is ended. GET /stats says how
 many calls were answered, and when the last one was (on the machine's monotonic clock).
 """
 

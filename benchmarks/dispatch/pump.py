@@ -1,6 +1,6 @@
 """A dispatch process of `benchmarks.dispatch`: a worker's own pump, without the Celery around it.
 
-`python -m benchmarks.dispatch_pump DATABASE_URL BROKER_URL BASE_URL IN_FLIGHT`. "ready" is printed when it can start;
+`python -m benchmarks.dispatch.pump DATABASE_URL BROKER_URL BASE_URL IN_FLIGHT`. "ready" is printed when it can start;
 then every line `{"batch": id}` is answered by its CPU seconds and, by whoever settled the last request, the time of
 that (on the machine's monotonic clock).
 """
@@ -11,7 +11,7 @@ import json
 import sys
 import time
 
-from benchmarks.dispatch_clients import CAP
+from benchmarks.dispatch.clients import CAP
 from routing_service.settings import Settings
 from tests.factories import STRONG, WEAK, make_settings
 from tests.fakes import FakePublisher

@@ -1,6 +1,6 @@
 """Several pumps against an upstream that enforces a limit a minute: the rate they reach, and what is refused.
 
-`python -m benchmarks.politeness [--requests 600 6000] [--tokens 200000] [--pumps 4] [--seconds 60]`
+`python -m benchmarks.dispatch.politeness [--requests 600 6000] [--tokens 200000] [--pumps 4] [--seconds 60]`
 
 Each pump is a process of its own; they share Postgres and Valkey. The upstream counts a sliding minute. Each limit is
 measured twice: configured as `requests_per_minute` or `tokens_per_minute`, and told only by the upstream's headers.
@@ -143,7 +143,7 @@ def _sandbox(*options: str) -> Iterator[str]:
 @contextmanager
 def _pump(config: Path) -> Iterator[int]:
     environment = os.environ | {"ROUTEBATCH_CONFIG": str(config)}
-    command = [sys.executable, "-m", "benchmarks.politeness", "--pump"]
+    command = [sys.executable, "-m", "benchmarks.dispatch.politeness", "--pump"]
     with subprocess.Popen(command, env=environment) as process:
         try:
             yield process.pid

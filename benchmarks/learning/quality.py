@@ -1,6 +1,6 @@
 """How good the routers of every method are on labels given by path: fitted on some of the prompts, tested on the rest.
 
-`python -m benchmarks.quality --data mmlu.csv.gz --labels 1500 --methods gain,similarity_weighted --seeds 5`
+`python -m benchmarks.learning.quality --data mmlu.csv.gz --labels 1500 --methods gain,similarity_weighted --seeds 5`
 
 The mean and the standard deviation over seeds, which draw the prompts that are fitted on; APGR exactly and by the ten
 bins of RouteLLM, chance is .5. `--set gain.width=0.4` sets an option of one method.

@@ -1,6 +1,6 @@
 """How long a small batch waits behind a large one of its key, and how soon pause, resume and cancel take effect.
 
-`python -m benchmarks.waiting [--lines 100000] [--latency-ms 2000] [--concurrency 64]`
+`python -m benchmarks.dispatch.waiting [--lines 100000] [--latency-ms 2000] [--concurrency 64]`
 
 The upstream is slow, so that the large batch holds every slot. When a batch stands still is read off the calls that
 reach the upstream.

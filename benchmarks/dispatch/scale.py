@@ -1,6 +1,6 @@
 """How long a large file takes by the command line, from `submit` to results on disk, and what memory that needs.
 
-`python -m benchmarks.scale [--lines 10000 100000] [--latency-ms 50] [--concurrency 256]`
+`python -m benchmarks.dispatch.scale [--lines 10000 100000] [--latency-ms 50] [--concurrency 256]`
 
 Every size has a stack of its own. Fails unless every line is answered, the upstream's account equals the ledger's to
 the nano-dollar, and `ledger verify` finds nothing. Rows are those that the tables of the database got or had changed

@@ -1,6 +1,6 @@
 """Whether a cent is lost or overspent: 8 dispatch processes, random kills, 5 % errors, budgets that bind.
 
-`python -m benchmarks.stress [--requests 20000] [--kills 40] [--processes 8] [--seeds 1 2 3] [--json]`
+`python -m benchmarks.chaos.stress [--requests 20000] [--kills 40] [--processes 8] [--seeds 1 2 3] [--json]`
 
 After each run the sandbox's bill is held call by call against the attempts, and the ledger against both: billed <=
 settled <= limit, nothing reserved, every nano-dollar of the difference explained by attempts that are `unknown` or

@@ -1,7 +1,8 @@
 """The peer of `benchmarks.dispatch` that most services start from: one Celery task a prompt, with the openai client.
 
-An application for `celery --app benchmarks.dispatch_celery worker`; broker and upstream come from the environment. Each
-process of the pool keeps its client. What Celery does by default is left as it is, save that no result is kept.
+An application for `celery --app benchmarks.dispatch.celery_tasks worker`; broker and upstream come from the
+environment. Each process of the pool keeps its client. What Celery does by default is left as it is, save that no
+result is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cache
 from celery import Celery
 from openai import OpenAI
 
-from benchmarks.dispatch_clients import CAP
+from benchmarks.dispatch.clients import CAP
 
 BROKER, UPSTREAM = "DISPATCH_BENCH_BROKER", "DISPATCH_BENCH_UPSTREAM"
 

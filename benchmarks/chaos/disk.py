@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import make_url
 
-from benchmarks.chaos_report import summary
+from benchmarks.chaos.report import summary
 from deploy.embedded import PostgresServer
 from deploy.layout import private_dir, socket_dir
 from tests.chaos import LOOK_S, Chaos, Endured, submitting, troubled_stack
@@ -42,7 +42,7 @@ def full_disk(chaos: Chaos) -> dict[str, Any]:
         probe = subprocess.run([*NAMESPACE, *_mount(Path(directory))], capture_output=True, text=True, check=False)
         if probe.returncode:
             return {"skipped": f"no tmpfs can be mounted here: {probe.stderr.strip()}"}
-        command = [sys.executable, "-m", "benchmarks.chaos_disk", directory, json.dumps(asdict(chaos))]
+        command = [sys.executable, "-m", "benchmarks.chaos.disk", directory, json.dumps(asdict(chaos))]
         done = subprocess.run([*NAMESPACE, *command], stdout=subprocess.PIPE, text=True, check=True)
         made: dict[str, Any] = json.loads(done.stdout)
         return made

@@ -1,6 +1,6 @@
 """How a plan's time, memory and integral gap grow with requests and models: each size in a process of its own.
 
-`python -m benchmarks.planning_growth [--requests 10000 100000 1000000] [--models 2 4] [--json]`
+`python -m benchmarks.planning.growth [--requests 10000 100000 1000000] [--models 2 4] [--json]`
 
 Costs are log-normal, sorted by model; qualities rise with the model by chance. Timed: the ranking of all increments,
 one cut of it, at half of what all of them cost, and a ladder of twelve budgets with their intervals. The gap is what
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _child(n: int, m: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.planning_growth", "--child", str(n), str(m)]
+    command = [sys.executable, "-m", "benchmarks.planning.growth", "--child", str(n), str(m)]
     found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return found
 

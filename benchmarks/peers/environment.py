@@ -1,7 +1,7 @@
 """RouteLLM 0.2.0 from PyPI in an environment of its own, and a process in it that answers for its routers.
 
-`python -m benchmarks.peers DIRECTORY` makes the environment (about 1.3 GB). It has the versions of torch, transformers
-and numpy that run here, so that the two sides differ in their own code alone.
+`python -m benchmarks.peers.environment DIRECTORY` makes the environment (about 1.3 GB). It has the versions of torch,
+transformers and numpy that run here, so that the two sides differ in their own code alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 ROUTELLM = "routellm==0.2.0"
 SAME = ("numpy", "openai", "pydantic", "torch", "transformers")  # as here
 OTHERS = ("datasets", "pandas", "pyyaml", "scikit-learn")
-SERVER = Path(__file__).with_name("peer_routellm.py")
+SERVER = Path(__file__).with_name("routellm.py")
 PIP_OPTIONS = {"find-links": "UV_FIND_LINKS", "index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 
 
@@ -108,7 +108,7 @@ def pip_settings() -> dict[str, str]:
 
 @contextmanager
 def running_peer(environment: Path, data: Path) -> Iterator[Peer]:
-    """RouteLLM's process on the data that `benchmarks.peer_data` wrote."""
+    """RouteLLM's process on the data that `benchmarks.peers.data` wrote."""
     log = data / "peer.log"
     command = [str(python_of(environment)), str(SERVER), str(data)]
     with (

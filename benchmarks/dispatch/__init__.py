@@ -1,0 +1,1 @@
+"""Dispatching: speed and CPU against peers, scale, limits, waiting."""

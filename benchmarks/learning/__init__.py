@@ -1,0 +1,1 @@
+"""Learning: quality by method and by data, what fitting costs."""

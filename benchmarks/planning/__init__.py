@@ -1,0 +1,1 @@
+"""Plans: what a ranking buys, growth, recorded answers replayed."""

@@ -1,0 +1,1 @@
+"""Routers: speed against peers, growth with data."""
