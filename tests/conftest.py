@@ -17,7 +17,8 @@ from deploy.servers import run_postgres
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.settings import Settings
-from tests.factories import make_settings
+from tests.support.factories import make_settings
+from tests.support.paths import SUPPORT
 
 _numbers = itertools.count()
 
@@ -38,7 +39,7 @@ def pytest_configure() -> None:
     """
     for name in [name for name in os.environ if name.startswith("ROUTEBATCH_") and name not in KEPT]:
         del os.environ[name]
-    os.environ["ROUTEBATCH_CONFIG"] = str(Path(__file__).with_name("no_configuration.toml"))
+    os.environ["ROUTEBATCH_CONFIG"] = str(SUPPORT / "no_configuration.toml")
 
 
 @pytest.fixture(autouse=True)

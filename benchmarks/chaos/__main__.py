@@ -23,8 +23,7 @@ from rich.console import Console
 
 from benchmarks.chaos.disk import full_disk
 from benchmarks.chaos.report import show, summary
-from tests.chaos import FAULTS, Chaos, endure, troubled_stack
-from tests.chaos_account import settle_accounts
+from tests.support.chaos.chaos import FAULTS, Chaos, endure, settle_accounts, troubled_stack
 
 ROUND_S = 30.0
 

@@ -25,10 +25,9 @@ from sqlalchemy.engine import make_url
 from benchmarks.chaos.report import summary
 from deploy.embedded import PostgresServer
 from deploy.layout import private_dir, socket_dir
-from tests.chaos import LOOK_S, Chaos, Endured, submitting, troubled_stack
-from tests.chaos_account import settle_accounts
-from tests.e2e.running import RunningStack
-from tests.stress import read_bill
+from tests.support.chaos.chaos import LOOK_S, Chaos, Endured, settle_accounts, submitting, troubled_stack
+from tests.support.chaos.stress import read_bill
+from tests.support.stack import RunningStack
 
 ROOMY = "4g"
 BEFORE_S, REFUSING_S, DOWN_S = 10.0, 15.0, 15.0

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from routing_service.money.pricing import format_usd
-from tests.chaos import Endured
-from tests.stress_account import Account
+from tests.support.chaos.chaos import Endured
+from tests.support.chaos.stress_account import Account
 
 SUMS = ("lines", "answered", "limit", "settled", "billed")
 

@@ -24,8 +24,8 @@ from deploy.servers import run_postgres
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.money.pricing import format_usd
-from tests.stress import FAULTS, Stress, fight
-from tests.stress_account import account
+from tests.support.chaos.stress import FAULTS, Stress, fight
+from tests.support.chaos.stress_account import account
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from deploy.servers import run_postgres
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.money import ledger
-from tests.contending import BITE, WORST_NANO, contend, make_contest
+from tests.support.chaos.contention import BITE, WORST_NANO, contend, make_contest
 
 BATCHES = 8
 SHARE_BILLED = 0.17  # of the worst cases of all lines: the shared limit, of which they bill nearly as much

@@ -36,8 +36,8 @@ from routing_service.money.pricing import price_book
 from routing_service.settings import load_settings
 from routing_service.upstream.client import Upstreams
 from routing_service.upstream.limiter import Limiter, SharedLimits
-from tests.fakes import FakePublisher
-from tests.planned import NANO, Planned, make_planned_batch
+from tests.support.fakes import FakePublisher
+from tests.support.planned import NANO, Planned, make_planned_batch
 
 SETTLING_IN_S = 10
 LEAST_TOKENS = 30  # that a call takes, answer included

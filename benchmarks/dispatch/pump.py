@@ -13,8 +13,8 @@ import time
 
 from benchmarks.dispatch.clients import CAP
 from routing_service.settings import Settings
-from tests.factories import STRONG, WEAK, make_settings
-from tests.fakes import FakePublisher
+from tests.support.factories import STRONG, WEAK, make_settings
+from tests.support.fakes import FakePublisher
 from workers.context import Context
 
 

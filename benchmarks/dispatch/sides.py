@@ -28,7 +28,7 @@ from deploy.servers import run_postgres, run_valkey
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.money import ledger
-from tests.planned import NANO, Planned, make_planned_batch
+from tests.support.planned import NANO, Planned, make_planned_batch
 
 ROOT = Path(__file__).parents[2]
 LITELLM = "litellm==1.106.2"

@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.chaos import Chaos, endure, troubled_stack
-from tests.chaos_account import settle_accounts
-from tests.chaos_strikes import TARGETS
+from tests.support.chaos.chaos import Chaos, endure, settle_accounts, troubled_stack
+from tests.support.chaos.strikes import TARGETS
 
 CHAOS = Chaos(seed=4, rounds=1, round_s=25, rest_s=60)
 

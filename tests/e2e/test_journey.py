@@ -23,8 +23,9 @@ from openai.types import Batch
 
 from routing_service.routers.registry import DEFAULT_ARTIFACT
 from sandbox.problems import generate
-from tests.e2e.running import RunningStack
-from tests.sandbox_server import Sandbox, run_sandbox
+from tests.support.paths import EXAMPLES
+from tests.support.stack import RunningStack
+from tests.support.upstreams.sandbox_server import Sandbox, run_sandbox
 
 CONFIG = """
 [models.strong]
@@ -50,7 +51,6 @@ renew_s = 1
 interval_s = 1
 announce_after_s = 2
 """
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from routing_service.money import ledger
 from routing_service.money.pricing import price_book
 from routing_service.upstream.client import AnswerMemory, Upstreams
 from routing_service.upstream.outcome import Outcome, read_answer
-from tests.factories import make_settings
-from tests.planned import Planned, make_planned_batch
-from tests.stress_dispatch import AtOnce
+from tests.support.chaos.stress_dispatch import AtOnce
+from tests.support.factories import make_settings
+from tests.support.planned import Planned, make_planned_batch
 
 ANSWER = b'{"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
 SECTIONS: dict[str, Any] = {

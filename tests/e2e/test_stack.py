@@ -17,7 +17,7 @@ import pytest
 from deploy.health import http_status, silent_workers
 from deploy.layout import StateDir
 from deploy.processes import PROCESSES, WORKERS
-from tests.e2e.running import RunningStack
+from tests.support.stack import RunningStack
 
 NAMES = {"postgres", "valkey", *(process.name for process in PROCESSES)}
 CONFIG = """

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from routing_service.db import Database
-from tests.stress import Stress, fight
-from tests.stress_account import account
+from tests.support.chaos.stress import Stress, fight
+from tests.support.chaos.stress_account import account
 
 STRESS = Stress(requests=480, kills=5, seed=4, latency_ms=15, seconds=240)
 

@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from routing_service.db import Database
 from routing_service.settings import Settings
-from tests.api_server import Api, running_api
+from tests.support.api_server import Api, running_api
 
 
 @pytest.fixture

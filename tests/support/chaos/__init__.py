@@ -1,0 +1,1 @@
+"""Stacks under kills and faults, and what is held against them afterwards."""

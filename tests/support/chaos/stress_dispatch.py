@@ -1,0 +1,104 @@
+"""Dispatch processes for a stress: each runs pumps until SIGTERM, and any of them may be killed and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from routing_service.db import Database
+from routing_service.dispatch.finish import finish
+from routing_service.dispatch.pump import Pump
+from routing_service.money.pricing import price_book
+from routing_service.plans.replan import replan
+from routing_service.settings import Settings
+from routing_service.upstream.client import Upstreams
+from tests.support.factories import make_settings
+from tests.support.fakes import FakePublisher
+
+LOOK_S = 0.2
+
+
+class AtOnce(FakePublisher):
+    """Does at once, in the process that announces it, what a worker would do for a message."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        super().__init__()
+        self._database, self._settings = database, settings
+
+    def plan(self, batch_id: str) -> None:
+        replan(self._database, self._settings, batch_id)
+
+    def finish(self, batch_id: str) -> None:
+        finish(self._database, batch_id)
+
+
+class Dispatchers:
+    """The dispatch processes. Only these are ever killed."""
+
+    def __init__(self, url: str, sections: dict[str, Any]) -> None:
+        self._arguments = (url, sections)
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", __name__])
+        self.processes: list[ForkServerProcess] = []
+
+    def add(self) -> None:
+        process = self._context.Process(target=_dispatch, args=self._arguments, daemon=True)
+        process.start()
+        self.processes.append(process)
+
+    def kill(self, victim: ForkServerProcess) -> int:
+        """SIGKILL, and another takes its place. Returns the dead one's id."""
+        self.processes.remove(victim)
+        victim.kill()
+        victim.join()
+        self.add()
+        assert victim.pid
+        return victim.pid
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join(30)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def dispatchers(url: str, sections: dict[str, Any], count: int) -> Iterator[Dispatchers]:
+    """So many processes. SIGTERM at the end, then SIGKILL."""
+    running = Dispatchers(url, sections)
+    try:
+        for _ in range(count):
+            running.add()
+        yield running
+        running.stop()
+    finally:
+        running.end()
+
+
+def _dispatch(url: str, sections: dict[str, Any]) -> None:
+    """A dispatch process: one pump after the other until SIGTERM."""
+    settings = make_settings(**sections)
+    database = Database(url)
+    stopping = asyncio.Event()
+
+    async def run() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
+        prices, publisher = price_book(settings), AtOnce(database, settings)
+        while not stopping.is_set():
+            await Pump(database, settings, prices, upstreams, publisher, stopping.is_set).run()
+            await asyncio.sleep(LOOK_S)
+        await upstreams.close()
+
+    asyncio.run(run())
+    database.dispose()

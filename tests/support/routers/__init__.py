@@ -1,0 +1,1 @@
+"""Small routers, encoders and labels for tests."""

@@ -1,0 +1,1 @@
+"""Upstreams for tests: scripted, gated, raw, replayed."""

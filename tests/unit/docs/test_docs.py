@@ -1,0 +1,74 @@
+"""What README.md and docs/ say of the configuration is what the code knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from cli.main import COMMANDS
+from routing_service.money.pricing import price_book
+from routing_service.settings import JudgeSettings, ModelSettings, Settings, load_settings
+from tests.support.paths import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def keys(model: type[BaseModel]) -> dict[str, str]:
+    """Every key of a table and its default, as the page writes it."""
+    found = {}
+    for name, key in model.model_fields.items():
+        default = key.default if not isinstance(key.default, bool) else str(key.default).lower()
+        plain = "none" if key.default is None or key.default == () else f"`{default}`"
+        found[name] = "required" if key.is_required() else plain
+    return found
+
+
+def documented(heading: str) -> dict[str, str]:
+    section = CONFIGURATION.split(f"\n## `[{heading}]`")[1].split("\n## ")[0]
+    return {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("section", ["routing", "budget", "limits", "score", "dispatch", "sweep", "learning"])
+def test_every_key_of_a_section_is_documented_with_its_default(section: str) -> None:
+    model = Settings.model_fields[section].annotation
+    assert isinstance(model, type)
+    assert documented(section) == keys(model)
+
+
+def test_every_key_of_the_judge_is_documented_with_its_default() -> None:
+    assert documented("learning.judge") == keys(JudgeSettings)
+
+
+def test_every_key_of_a_model_is_documented_with_its_default() -> None:
+    assert documented("models.X") == keys(ModelSettings)
+
+
+def test_every_other_key_is_documented() -> None:
+    for name in Settings.model_fields:
+        assert f"`{name}`" in CONFIGURATION or f"`[{name}" in CONFIGURATION
+
+
+def test_the_first_runs_configuration_loads_and_the_price_data_knows_its_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    Path("routebatch.toml").write_text(README.split("```toml\n")[1].split("```")[0])
+    settings = load_settings()
+    prices = price_book(settings)
+    assert settings.candidates == ("weak", "strong")
+    assert 0 < prices.price("weak", 0).output < prices.price("strong", 0).output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme(name: str) -> None:
+    assert re.search(rf"`{name}\b", README)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
