@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.routers.scoring import read_settings
-
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
@@ -82,12 +80,21 @@ def find_database(state_dir: Path | None) -> str:
     return str(found)
 
 
+def read_settings() -> Settings:
+    """The configuration. Its models' keys are no concern of offline work. ClickException if it is wrong."""
+    from routing_service.settings import Settings
+
+    try:
+        return Settings()
+    except ValueError as error:
+        raise click.ClickException(f"the configuration is wrong, `routebatch doctor` says where: {error}") from error
+
+
 def find_settings(state_dir: Path | None) -> Settings:
     """The configuration: the one of the directory's stack, else this process's, else that of the default directory.
 
     The upstreams' keys are no concern of it. ClickException if it is wrong.
     """
-    from cli.routers.scoring import read_settings
     from deploy.configuration import lent_environment
     from deploy.layout import StackError, StateDir
     from routing_service.settings import config_file

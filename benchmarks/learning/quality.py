@@ -23,7 +23,8 @@ from routing_service.settings import Settings
 from training.data.comparisons import ROLES, Comparisons
 from training.data.readers import load_comparisons
 from training.evaluate.metrics import apgr, apgr_ten_bins, brier, calibration_error, oracle
-from training.fit.methods import METHODS, method, silent
+from training.fit.methods import METHODS, method
+from training.progress import silent
 
 COLUMNS = ("method", "labels", "tested on", "APGR, ten bins", "APGR, exact", "oracle, ten bins", "calibration error")
 

@@ -25,7 +25,8 @@ from training.data.decontamination import decontaminated
 from training.data.readers import load_comparisons
 from training.evaluate.benchmark_sets import BENCHMARKS, Benchmark, Floats, load_benchmark
 from training.evaluate.metrics import apgr, apgr_ten_bins, bootstrap_interval, cpt, random_interval
-from training.fit.methods import METHODS, method, silent
+from training.fit.methods import METHODS, method
+from training.progress import silent
 
 SHARE = 0.8
 COLUMNS = ("method", "APGR, ten bins", "APGR, exact", "CPT 50 %", "of the mean win rate: APGR", "95 %")

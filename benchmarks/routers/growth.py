@@ -33,7 +33,8 @@ from routing_service.routers.registry import canonical, load_router
 from routing_service.settings import Settings
 from training.data.comparisons import ROLES, Comparisons
 from training.data.readers import load_comparisons
-from training.fit.methods import method, silent
+from training.fit.methods import method
+from training.progress import silent
 
 MODELS = 64
 CHUNK = 1024

@@ -55,7 +55,7 @@ def retry(
     --all` has the answers of both.
     """
     from cli.batch.follow import announce, wait_and_save
-    from cli.batch.results import check_paths
+    from cli.output_files import check_paths
 
     check_paths(output, errors, printing_json=as_json)
     with connected(url, api_key) as api:

@@ -14,9 +14,10 @@ from typing import NoReturn
 
 import click
 
-from cli.batch.results import STDOUT, save
+from cli.batch.results import save
 from cli.client import Api, ApiError, Batch, Plan
 from cli.output import awaits_approval, print_errors, print_json, print_summary, state, usd
+from cli.output_files import STDOUT
 
 DONE, FAILED, STOPPED_BY_BUDGET, INTERRUPTED = 0, 1, 3, 130
 BEING_PLANNED = ("validating", "scoring")

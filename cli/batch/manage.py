@@ -60,8 +60,9 @@ def results(
     With --errors alone, only the errors are written. With --all, the errors are what the last batch left unanswered.
     """
     from cli.batch.follow import TERMINAL
-    from cli.batch.results import STDOUT, chain, check_paths, save
+    from cli.batch.results import chain, save
     from cli.output import print_errors, print_json
+    from cli.output_files import STDOUT, check_paths
 
     if output is None and errors is None:
         output = STDOUT

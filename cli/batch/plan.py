@@ -12,11 +12,11 @@ import click
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cli.batch.inputs import STDIN, prepared
-from cli.batch.results import writing
 from cli.batch.submit import batch_options, create, refuse_file, routing_options
 from cli.client import Api, Plan, connected, connection_options
+from cli.inputs import STDIN, prepared
 from cli.options import Usd
+from cli.output_files import writing
 
 CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 the budget is below the least."
 TOO_SMALL = 3
@@ -48,7 +48,7 @@ def plan(
     requests, from -1 to 1; the interval holds it in nine batches of ten.
     """
     from cli.batch.follow import follow_plan
-    from cli.batch.results import check_paths
+    from cli.output_files import check_paths
 
     routing = routing_options(options)
     if plan_id is not None:

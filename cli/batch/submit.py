@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from cli.batch.inputs import FORMATS, STDIN, Prepared, prepared
 from cli.client import Api, ApiError, Batch, connected, connection_options
+from cli.inputs import FORMATS, STDIN, Prepared, prepared
 from cli.options import Usd
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -151,7 +151,7 @@ def submit(
     is refused where prices, candidates or the router have changed since.
     """
     from cli.batch.follow import announce, wait_and_save
-    from cli.batch.results import check_paths
+    from cli.output_files import check_paths
 
     routing = routing_options(options)
     check_paths(output, errors, None if file == STDIN else file, printing_json=as_json)

@@ -153,9 +153,9 @@ def _load(
 
 def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, state_dir: Path | None) -> Comparisons:
     from cli.progress import progress_bars
-    from cli.routers.scoring import read_settings
     from cli.routers.train import name_bad_rows
     from cli.routers.training_sources import load_sources
+    from cli.stack_access import read_settings
 
     with progress_bars() as bars:
         loaded = load_sources(files, strong, weak, state_dir, bars, read_settings())
@@ -165,7 +165,7 @@ def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, 
 
 def _without(sets: list[Benchmark], leave_out: tuple[str, ...]) -> list[Benchmark]:
     """The sets without the prompts of these files, but for case and spaces."""
-    from cli.evaluate.prompt_sets import prompts_of
+    from cli.routers.prompt_sets import prompts_of
     from training.data.decontamination import normalised
 
     if not leave_out:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.routers.scoring import Chosen, choose, read_settings
+from cli.routers.scoring import Chosen, choose
+from cli.stack_access import read_settings
 from training.evaluate.assessment import Assessment, assess
 from training.evaluate.benchmark_sets import COMPARISONS, Benchmark, Floats
 from training.evaluate.dollars import Overhead, Prices

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.evaluate.decontamination import data_option, encoder_option
+from cli.routers.decontamination import data_option, encoder_option
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -24,10 +24,10 @@ def similarity(prompts: str, others: str, encoder: str | None, data: Path | None
     A and B are files that `submit` or `train` takes, or evaluation sets (mmlu, gsm8k, mt-bench) with --data. With A an
     evaluation set and B training data, it tells whether a router that was fitted on B knows the like of A.
     """
-    from cli.evaluate.prompt_sets import prompts_of
     from cli.output import print_json
     from cli.progress import progress_bars
-    from cli.routers.scoring import read_settings
+    from cli.routers.prompt_sets import prompts_of
+    from cli.stack_access import read_settings
     from routing_service.embedding.registry import make_encoder
     from routing_service.errors import RoutebatchError
     from training.data.decontamination import similarity as measured

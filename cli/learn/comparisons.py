@@ -84,7 +84,7 @@ def import_(
 @database_options
 def export(file: Path, form: str, state_dir: Path | None) -> None:
     """Write all comparisons to FILE (-: stdout) as JSON lines, which `import` takes again."""
-    from cli.batch.results import STDOUT, writing
+    from cli.output_files import STDOUT, writing
     from cli.progress import progress_bars
     from training.data.database import export_comparisons
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.batch.inputs import FORMATS
+from cli.inputs import FORMATS
 from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli.routers.scoring import read_settings
+from cli.stack_access import read_settings
 
 # method -> module:function, which is called with the weights' path and the settings
 IMPORTERS = {

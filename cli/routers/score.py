@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from cli.batch.inputs import FORMATS, STDIN, Prepared
+from cli.inputs import FORMATS, STDIN, Prepared
 from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
 
 COLUMNS = ("win_rate", "expected_gain", "std")
@@ -29,7 +29,7 @@ def score(file: str, wanted: str | None, strong: str | None, weak: str | None, f
     model's answer is preferred, ties as half; expected_gain, its expected quality minus the weak model's, in [-1, 1];
     std, the standard deviation of that. A file with a bad line is refused, and the line is named.
     """
-    from cli.batch.results import STDOUT, check_paths, writing
+    from cli.output_files import STDOUT, check_paths, writing
     from routing_service.errors import RoutebatchError
 
     check_paths(output, None, None if file == STDIN else file)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.batch.inputs import LISTED, InputError, Prepared, prepared
+from cli.inputs import LISTED, InputError, Prepared, prepared
+from cli.stack_access import read_settings
 
 if TYPE_CHECKING:
     from routing_service.routers.registry import Router
@@ -69,16 +70,6 @@ def choose(
         return Chosen(router, strong, weak)
     candidates = settings.candidates
     return Chosen(router, *((candidates[-1], candidates[0]) if len(candidates) > 1 else ROLES))
-
-
-def read_settings() -> Settings:
-    """The configuration. Its models' keys are no concern of offline work. ClickException if it is wrong."""
-    from routing_service.settings import Settings
-
-    try:
-        return Settings()
-    except ValueError as error:
-        raise click.ClickException(f"the configuration is wrong, `routebatch doctor` says where: {error}") from error
 
 
 def find_router(wanted: str | None, settings: Settings | None = None, state_dir: Path | None = None) -> Router:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.evaluate.decontamination import decontaminate, decontaminate_options
 from cli.options import parse_options
+from cli.routers.decontamination import decontaminate, decontaminate_options
 from cli.routers.training_sources import Source, labelled_by_tier, load_sources
 from cli.stack_access import database_options
 
@@ -98,7 +98,7 @@ def train(
     and named.
     """
     from cli.progress import progress_bars
-    from cli.routers.scoring import read_settings
+    from cli.stack_access import read_settings
     from routing_service.errors import RoutebatchError
     from training.fit import methods
 

@@ -25,7 +25,7 @@ from training.data.comparisons import LISTED_PAIRS
 from training.data.forms import Reading, comparison, rating
 from training.data.readers import Collector
 from training.data.tables import BadRow, DataError
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 
 __all__ = ["Stored", "read_database", "read_ratings", "stored"]
 

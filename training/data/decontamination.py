@@ -22,7 +22,7 @@ import numpy.typing as npt
 from routing_service.embedding.registry import Encoder
 from training.data.comparisons import Comparisons
 from training.data.tables import DataError
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 
 SIMILARITY = 0.95
 TYPOGRAPHIC = str.maketrans("‘’‚“”„–—−", "'''\"\"\"---")

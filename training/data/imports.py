@@ -26,7 +26,7 @@ from training.data.comparisons import Pair
 from training.data.forms import SOURCES, Cells, Reading
 from training.data.readers import named_pair, read_files
 from training.data.tables import BadRow, DataError
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 
 FORMATS: dict[str, frozenset[str]] = {  # the forms that each may have
     "arena": frozenset(("arena",)),

@@ -18,7 +18,7 @@ import numpy as np
 from training.data.comparisons import ROLES, Comparisons, Pair
 from training.data.forms import FORMS, LEAST_BATTLE_CHARACTERS, PROMPT_COLUMNS, Cells, Form, Reading, recognise, text
 from training.data.tables import BadRow, DataError, Row, Table, opened
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 
 MAX_NAMED = 1000  # bad rows; all of them are counted
 COUNTED = ("rows", "used", "bad", "other_models", "other_ratings", "short_prompts", "same_model")

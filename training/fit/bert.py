@@ -29,8 +29,8 @@ from routing_service.settings import Settings
 from training.data.comparisons import ROLES, Comparisons
 from training.data.labels import DataError
 from training.fit.calibration import calibrated, hold_out
-from training.fit.methods import Progress, silent
 from training.fit.training_loop import History, Rows, Schedule, seeded, train
+from training.progress import Progress, silent
 
 Vector = npt.NDArray[np.float64]
 

@@ -35,8 +35,8 @@ from training.data.labels import DataError, draw
 from training.fit.calibration import HOLD_OUT_SEED, calibrated
 from training.fit.causal_base import load_base, plain_tokens, taken_apart
 from training.fit.causal_examples import BALANCES, JudgedExamples, JudgedPrompts, LabelModel, Vector, balanced, judged
-from training.fit.methods import Progress, silent
 from training.fit.training_loop import Schedule, seeded, train
+from training.progress import Progress, silent
 
 __all__ = ["fit_head"]
 

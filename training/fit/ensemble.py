@@ -22,7 +22,8 @@ from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
 from training.fit.calibration import calibrated, hold_out
-from training.fit.methods import METHODS, Progress, method, silent
+from training.fit.methods import METHODS, method
+from training.progress import Progress, silent
 
 Vector = npt.NDArray[np.float64]
 

@@ -31,8 +31,8 @@ from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError, Labels, fingerprint, split
 from training.fit.kernel_ridge import root_of_inverse, solve, variance_taken
-from training.fit.methods import Progress, silent
 from training.fit.terms import Coded, TermRows, blocks, code, fit_vocabulary, frequent_words, joined, recode
+from training.progress import Progress, silent
 
 __all__ = ["GainOptions", "fit", "fit_labels"]
 

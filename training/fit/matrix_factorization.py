@@ -19,9 +19,9 @@ from routing_service.routers.bradley_terry.matrix_factorization import Factors, 
 from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
-from training.fit.methods import Progress, silent
 from training.fit.rated import Half, calibrate, embed, recorded, usable
 from training.fit.tiers import TIERS, rate
+from training.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch

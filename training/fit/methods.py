@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -12,9 +10,7 @@ from routing_service.routers.base import Router
 from routing_service.routers.registry import canonical
 from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
-
-# What a fit may tell: `with progress("epoch 1", total) as advance: advance(done)`
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+from training.progress import Progress
 
 # method -> module:options; the module's `fit` is a Fit
 METHODS = {
@@ -47,11 +43,6 @@ class Method:
     options: type[Any]
     fit: Fit
     any_pair: bool = False
-
-
-def silent(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Progress for nobody."""
-    return nullcontext(lambda done: None)
 
 
 def method(name: str) -> Method:

@@ -17,7 +17,7 @@ from routing_service.routers.calibration import Calibration
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
 from training.fit.calibration import calibrated, hold_out
-from training.fit.methods import Progress
+from training.progress import Progress
 
 Half = npt.NDArray[np.float16]
 FitRouter = Callable[[Comparisons, Half], RatedRouter]  # comparisons and their prompts' vectors

@@ -13,9 +13,9 @@ from routing_service.routers.bradley_terry.similarity_weighted import Memory, Si
 from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
-from training.fit.methods import Progress, silent
 from training.fit.rated import Half, calibrate, embed, recorded, usable
 from training.fit.tiers import TIERS, rate
+from training.progress import Progress, silent
 
 ANY_PAIR = True  # its routers compare any two models of the data
 

@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs  # type: ignor
 
 from routing_service.embedding.local import minibatches
 from training.data.labels import DataError
-from training.fit.methods import Progress
+from training.progress import Progress
 
 __all__ = ["Examples", "History", "Rows", "Schedule", "parts", "seeded", "shuffled", "train"]
 

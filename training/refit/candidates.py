@@ -23,7 +23,8 @@ from training.data.labels import DataError, require_contrast
 from training.evaluate.benchmark_sets import COMPARISONS, SETS, Benchmark, load_benchmark
 from training.evaluate.metrics import apgr, evaluate
 from training.evaluate.qini import lift
-from training.fit.methods import METHODS, Progress, method
+from training.fit.methods import METHODS, method
+from training.progress import Progress
 from training.refit.snapshot import Judged, Parts
 
 log = logging.getLogger(__name__)

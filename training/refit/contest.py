@@ -16,7 +16,7 @@ from routing_service.settings import Settings
 from training.data.labels import DataError
 from training.evaluate.benchmark_sets import Benchmark
 from training.evaluate.qini import lift
-from training.fit.methods import Progress
+from training.progress import Progress
 from training.refit.candidates import Candidate, Measured, fit_all, measured, without
 from training.refit.champion import Serving
 from training.refit.drift import excess_error

@@ -27,7 +27,7 @@ from routing_service.router_versions.artifact_store import ArtifactStore
 from routing_service.router_versions.versions import active, find, one_at_a_time, promote, register, version_name
 from routing_service.settings import Settings
 from training.evaluate.benchmark_sets import Benchmark
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 from training.refit.candidates import fingerprint_of, known_methods, load_benchmarks
 from training.refit.champion import Serving, serving
 from training.refit.contest import Contest, hold

@@ -27,7 +27,7 @@ from training.data.decontamination import normalised
 from training.data.labels import DataError, draw
 from training.data.readers import Collector
 from training.data.tables import BadRow
-from training.fit.methods import Progress, silent
+from training.progress import Progress, silent
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

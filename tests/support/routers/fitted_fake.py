@@ -14,7 +14,7 @@ from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
 from training.fit.calibration import calibrated
-from training.fit.methods import Progress
+from training.progress import Progress
 
 ANY_PAIR = True
 

@@ -12,7 +12,7 @@ from routing_service.routers.artifact import Artifact, Tensors
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.settings import Settings
 from training.data.comparisons import Comparisons
-from training.fit.methods import Progress
+from training.progress import Progress
 
 PLACES = {"topics": "tests.support.routers.topics_fake:TopicsOptions"}  # for training.fit.methods.METHODS
 CLASSES = {"topics": "tests.support.routers.topics_fake:TopicsRouter"}  # for routing_service.routers.registry.METHODS

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.batch.inputs import InputError, Prepared, prepared
+from cli.inputs import InputError, Prepared, prepared
 from tests.support.paths import EXAMPLES
 
 BATCH_LINE = '{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.labels import DataError
-from training.fit.methods import silent
 from training.fit.training_loop import History, Rows, Schedule, parts, seeded, shuffled, train
+from training.progress import silent
 
 CPU = torch.device("cpu")
 QUICK = Schedule(learning_rate=0.05, epochs=4, minibatch=8, forward_tokens=300, weight_decay=0)

@@ -22,7 +22,8 @@ from tests.support.routers.vectors import BrokenEncoder, WordEncoder, by_topic, 
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
 from training.fit.matrix_factorization import MatrixFactorizationOptions
-from training.fit.methods import method, silent
+from training.fit.methods import method
+from training.progress import silent
 
 ALGEBRA, COLOUR = "algebra ring field of today", "colour paint shade of today"
 PLAIN = MatrixFactorizationOptions(calibration_share=0, least_steps=0)

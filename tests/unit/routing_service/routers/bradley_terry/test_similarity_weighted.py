@@ -27,9 +27,10 @@ from tests.support.routers.labelled import ODD
 from tests.support.routers.vectors import BrokenEncoder, WordEncoder, by_topic, comparisons, use
 from training.data.comparisons import Comparisons
 from training.data.labels import DataError
-from training.fit.methods import method, silent
+from training.fit.methods import method
 from training.fit.similarity_weighted import SimilarityWeightedOptions
 from training.fit.similarity_weighted import fit as fit_router
+from training.progress import silent
 
 ALGEBRA, COLOUR = "algebra ring field of today", "colour paint shade of today"
 PLAIN = SimilarityWeightedOptions(calibration_share=0)

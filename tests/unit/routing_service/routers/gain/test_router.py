@@ -21,7 +21,7 @@ from routing_service.routers.registry import DEFAULT_ARTIFACT, Routers, load_rou
 from tests.support.factories import make_settings
 from tests.support.routers.labelled import ODD, labels, sums
 from training.data.labels import DataError, Labels, fingerprint
-from training.fit.default_router import LICENCES, fit_default
+from training.default_router import LICENCES, fit_default
 from training.fit.gain import GainOptions, fit_labels
 
 

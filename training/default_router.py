@@ -1,6 +1,6 @@
 """The router that ships: fits `gain` on the MMLU and GSM8K outcome tables and writes the artifact.
 
-    python -m training.fit.default_router MMLU_TABLE GSM8K_TABLE --output routing_service/routers/default
+    python -m training.default_router MMLU_TABLE GSM8K_TABLE --output routing_service/routers/default
 
 Only these two: their licences (Apache-2.0, MIT) let what is fitted on them be shipped. The figures in the metadata are
 of a router fitted on four fifths of the prompts and measured on the rest; what ships is fitted on all of them.

@@ -55,8 +55,8 @@ def decontaminate(
     settings: Settings,
 ) -> tuple[Comparisons, Decontamination | None]:
     """The comparisons without what the evaluation sets hold, and what that left out; None where none is named."""
-    from cli.evaluate.prompt_sets import prompts_of
     from cli.progress import progress_bars
+    from cli.routers.prompt_sets import prompts_of
     from training.data.decontamination import SIMILARITY, decontaminated
 
     if not evaluation_sets:

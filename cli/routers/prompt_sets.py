@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.batch.inputs import STDIN
+from cli.inputs import STDIN
 
 
 def prompts_of(named: str, data: Path | None) -> list[str]:
