@@ -65,9 +65,9 @@ def test_processes_that_are_killed_while_they_look_keep_it_from_nobody() -> None
 WAITS_FOR_EVER = """
 import threading
 from types import SimpleNamespace
-from workers import ending
-ending.SPARE_S = -ending.get_settings().dispatch.grace_s + 0.1
-ending.EndAfterFailure(SimpleNamespace(steps=[])).close(SimpleNamespace(exitcode={code}))
+from workers import shutdown
+shutdown.SPARE_S = -shutdown.get_settings().dispatch.grace_s + 0.1
+shutdown.EndAfterFailure(SimpleNamespace(steps=[])).close(SimpleNamespace(exitcode={code}))
 threading.Event().wait({seconds})
 """
 
