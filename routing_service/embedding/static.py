@@ -1,7 +1,8 @@
 """Static vectors: the mean of a text's token vectors, which thousands of prompts a second allow.
 
 The tokens' vectors are the rows of a sentence encoder's own embedding matrix, less the mean row. Weighting rare tokens
-up, dropping principal components, or the encoder's output for every token alone route no better (docs/log.md).
+up, dropping principal components, or the encoder's output for every token alone route no better
+(docs/measurements/log.md).
 """
 
 from __future__ import annotations

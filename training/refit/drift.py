@@ -3,7 +3,8 @@
 Both figures are compared with what they were at the last re-fit, so that neither's own level matters.
 
 - Similarity of the last week's prompts to a sample of the comparisons: the mean over the former of the greatest cosine
-  with the latter (METRICS.md's S), of TF-IDF vectors of words hashed into 4,096 places: no encoder is needed.
+  with the latter (the paper's benchmark-dataset similarity), of TF-IDF vectors of words hashed into 4,096 places: no
+  encoder is needed.
 - Calibration error of the serving router's win rates on comparisons that came since, less what chance alone would show:
   of few comparisons even the truest win rates seem to be off.
 """

@@ -1,4 +1,4 @@
-"""The new method of docs/routers.md: its two modules and two lines are all that `train`, `score` and the rest need."""
+"""The new method of docs/howto/add-a-routing-method.md: two modules and two lines are all that the commands need."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from routing_service.routers import registry
 from tests.support.paths import ROOT
 from training.fit import methods
 
-DOCS = (ROOT / "docs" / "routers.md").read_text(encoding="utf-8")
-SECTION = DOCS.split("\n## A new method\n")[1].split("\n## ")[0]
+PAGE = (ROOT / "docs" / "howto" / "add-a-routing-method.md").read_text(encoding="utf-8")
 NAMES = ("routing_service.routers.length", "training.fit.length")
 
 
 @pytest.fixture(autouse=True)
 def _modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = [block.split("```")[0] for block in SECTION.split("```python\n")[1:]]
+    blocks = [block.split("```")[0] for block in PAGE.split("```python\n")[1:]]
     for name, code in zip(NAMES, blocks, strict=True):
         module = ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
@@ -34,8 +33,8 @@ def _modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_documented_registration_lines_are_those_that_the_commands_read() -> None:
-    assert '"length": "routing_service.routers.length:LengthRouter",' in SECTION
-    assert '"length": "training.fit.length:LengthOptions",' in SECTION
+    assert '"length": "routing_service.routers.length:LengthRouter",' in PAGE
+    assert '"length": "training.fit.length:LengthOptions",' in PAGE
 
 
 def test_it_is_fitted_scored_calibrated_and_explained_by_the_commands() -> None:
