@@ -1,40 +1,47 @@
-"""The Publisher of production: Celery messages with ids in them, sent after the commit they announce."""
+"""The Publisher of production: events become Celery messages that carry nothing but ids."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import astuple
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from routing_service.events import (
+    DispatchDue,
+    Event,
+    FinishDue,
+    FitLengthsDue,
+    IngestDue,
+    PlanDue,
+    ScoreDue,
+    SweepDue,
+)
+
 log = logging.getLogger(__name__)
+
+TASKS: dict[type[Event], str] = {
+    IngestDue: "routebatch.ingest",
+    ScoreDue: "routebatch.score",
+    PlanDue: "routebatch.plan",
+    DispatchDue: "routebatch.dispatch",
+    FinishDue: "routebatch.finish",
+    SweepDue: "routebatch.sweep",
+    FitLengthsDue: "routebatch.fit_lengths",
+}
+# A doorbell that nobody heard for a minute is stale: pumps were busy, and the sweep rings again where need be.
+EXPIRES_S: dict[type[Event], float] = {DispatchDue: 60}
 
 
 class CeleryPublisher:
-    """Announces by task name. A broker that is away is logged and left to the sweep."""
+    """Sends the message of an event. A broker that is away is logged and left to the sweep."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def ingest(self, batch_id: str) -> None:
-        self._send("routebatch.ingest", batch_id)
-
-    def score(self, batch_id: str, first_line: int) -> None:
-        self._send("routebatch.score", batch_id, first_line)
-
-    def plan(self, batch_id: str) -> None:
-        self._send("routebatch.plan", batch_id)
-
-    def dispatch(self) -> None:
-        # A doorbell that nobody heard for a minute is stale: pumps were busy, and the sweep rings again where need be.
-        self._send("routebatch.dispatch", expires=60)
-
-    def finish(self, batch_id: str) -> None:
-        self._send("routebatch.finish", batch_id)
-
-    def _send(self, task: str, *args: Any, expires: float | None = None) -> None:
+    def publish(self, event: Event) -> None:
         try:
-            self._app.send_task(task, args=args, expires=expires)
+            self._app.send_task(TASKS[type(event)], args=astuple(event), expires=EXPIRES_S.get(type(event)))
         except (OperationalError, OSError) as error:
-            log.warning("%s%s was not announced (%s); the sweep will", task, args, type(error).__name__)
+            log.warning("%s was not announced (%s); the sweep will", event, type(error).__name__)

@@ -1,77 +1,63 @@
-"""The tasks: ids in, a use case, then what follows is announced. Any of them may run twice, or never."""
+"""The tasks: ids in, the event they stand for handled by the service. Any of them may run twice, or never.
+
+Re-fits and what a judge replied are handled here: they belong to `training`, which the service knows nothing of.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+
 from celery import shared_task
 
-from routing_service.dispatch.finish import finish as finish_batch
-from routing_service.dispatch.sweep import sweep as sweep_all
-from routing_service.exploration.explore import explore as explore_batch
-from routing_service.ingest.ingest import ingest as ingest_batch
+from routing_service.events import DispatchDue, FinishDue, FitLengthsDue, IngestDue, PlanDue, ScoreDue, SweepDue
 from routing_service.models import RefitTrigger
-from routing_service.plans.plan import plan as plan_batch
-from routing_service.plans.replan import replan as replan_batch
-from routing_service.scoring.lengths import fit_lengths as fit_all_lengths
-from routing_service.scoring.score import announce_ranges
-from routing_service.scoring.score import score as score_range
-from workers.context import context
+from routing_service.service import Service, handle
+from routing_service.settings import get_settings
+from workers.publisher import CeleryPublisher
+from workers.shutdown import stopping
+
+
+@cache
+def service() -> Service:
+    """The service of this worker process. Its first task makes it, hence after the fork."""
+    from workers.app import app
+
+    return Service.of(get_settings(), CeleryPublisher(app), stopping.is_set)
 
 
 @shared_task(name="routebatch.ingest")
 def ingest(batch_id: str) -> None:
-    """Read and validate a batch's file; announce what may be scored of it."""
-    c = context()
-    if ingest_batch(c.database, c.settings, c.prices, batch_id) is None:
-        c.publisher.finish(batch_id)  # cancelled meanwhile, perhaps
-    announce_ranges(c.database, c.settings, c.publisher, batch_id)
+    handle(service(), IngestDue(batch_id))
 
 
 @shared_task(name="routebatch.score")
 def score(batch_id: str, first_line: int) -> None:
-    """Score one range of lines and announce the next; the last one announces the plan."""
-    c = context()
-    if score_range(c.database, c.settings, c.routers, batch_id, first_line, c.lengths):
-        c.publisher.plan(batch_id)
-    announce_ranges(c.database, c.settings, c.publisher, batch_id)
+    handle(service(), ScoreDue(batch_id, first_line))
 
 
 @shared_task(name="routebatch.plan")
 def plan(batch_id: str) -> None:
-    """Allocate the batch under its budget and ring the pump; later, cut what is left of it anew."""
-    c = context()
-    if plan_batch(c.database, c.settings, batch_id):
-        c.publisher.dispatch()
-    else:
-        replan_batch(c.database, c.settings, batch_id)
+    handle(service(), PlanDue(batch_id))
 
 
 @shared_task(name="routebatch.dispatch")
 def dispatch() -> None:
-    """The doorbell: pump for a while."""
-    context().pump()
+    handle(service(), DispatchDue())
 
 
 @shared_task(name="routebatch.finish")
 def finish(batch_id: str) -> None:
-    """Give the batch its files and its last state, if it has nothing left to do; have it explored if it is to be."""
-    c = context()
-    finish_batch(c.database, batch_id)
-    if explore_batch(c.database, c.settings, c.prices, batch_id):
-        c.publisher.dispatch()
+    handle(service(), FinishDue(batch_id))
 
 
 @shared_task(name="routebatch.sweep")
 def sweep() -> None:
-    """Recover what was abandoned, announce what nobody announced."""
-    c = context()
-    sweep_all(c.database, c.settings, c.publisher)
+    handle(service(), SweepDue())
 
 
 @shared_task(name="routebatch.fit_lengths")
 def fit_lengths() -> None:
-    """Learn output lengths from what was settled since the last fits."""
-    c = context()
-    fit_all_lengths(c.database, c.settings)
+    handle(service(), FitLengthsDue())
 
 
 @shared_task(name="routebatch.refit")
@@ -79,8 +65,7 @@ def refit() -> None:
     """Fit routers on all comparisons; by the clock. One at a time: where one runs this does nothing."""
     from training.refit.refit import refit as refit_routers
 
-    c = context()
-    refit_routers(c.database, c.settings, trigger=RefitTrigger.SCHEDULE)
+    refit_routers(service().database, service().settings, trigger=RefitTrigger.SCHEDULE)
 
 
 @shared_task(name="routebatch.refit_if_due")
@@ -89,9 +74,9 @@ def refit_if_due() -> None:
     from training.refit.refit import refit as refit_routers
     from training.refit.triggers import due
 
-    c = context()
-    if (asked := due(c.database, c.settings)) is not None:
-        refit_routers(c.database, c.settings, trigger=asked[0], asked=asked[1])
+    database, settings = service().database, service().settings
+    if (asked := due(database, settings)) is not None:
+        refit_routers(database, settings, trigger=asked[0], asked=asked[1])
 
 
 @shared_task(name="routebatch.collect_judgements")
@@ -99,4 +84,4 @@ def collect_judgements() -> None:
     """Make comparisons and ratings of what a judge has replied."""
     from training.label.judge.collect import collect_judgements as collect
 
-    collect(context().database)
+    collect(service().database)

@@ -9,13 +9,13 @@ measured twice: configured as `requests_per_minute` or `tokens_per_minute`, and 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -31,11 +31,9 @@ from deploy.processes import resolve
 from deploy.servers import run_postgres, run_valkey
 from migrations.runner import upgrade
 from routing_service.db import Database
-from routing_service.dispatch.pump import Pump
-from routing_service.money.pricing import price_book
+from routing_service.events import DispatchDue
+from routing_service.service import Service, handle
 from routing_service.settings import load_settings
-from routing_service.upstream.client import Upstreams
-from routing_service.upstream.limiter import Limiter, SharedLimits
 from tests.support.fakes import FakePublisher
 from tests.support.planned import NANO, Planned, make_planned_batch
 
@@ -70,7 +68,7 @@ def main() -> None:
     parser.add_argument("--pump", action="store_true", help="be one of the pumps")
     options = parser.parse_args()
     if options.pump:
-        asyncio.run(pump_until_told())
+        pump_until_told()
         return
     table = Table(
         "limit a minute", "known by", "pumps", "reached", "of the limit", "429s of calls", "pump CPU ms a call"
@@ -162,20 +160,14 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def pump_until_told() -> None:
+def pump_until_told() -> None:
     """Stretch after stretch, as a worker's child does, until SIGTERM."""
-    settings = load_settings()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    database = Database(settings.database_url.get_secret_value())
-    upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-    shared = SharedLimits.of(settings.broker_url.get_secret_value())
-    limiter, prices = Limiter(settings.models, shared), price_book(settings)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    service = Service.of(load_settings(), FakePublisher(), stop.is_set)
     while not stop.is_set():
-        await Pump(database, settings, prices, upstreams, FakePublisher(), stop.is_set, limiter).run()
-    await upstreams.close()
-    if shared is not None:
-        await shared.close()
+        handle(service, DispatchDue())
+    service.close()
 
 
 if __name__ == "__main__":

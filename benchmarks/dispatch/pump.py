@@ -1,4 +1,4 @@
-"""A dispatch process of `benchmarks.dispatch`: a worker's own pump, without the Celery around it.
+"""A dispatch process of `benchmarks.dispatch`: a worker's own service, without the Celery around it.
 
 `python -m benchmarks.dispatch.pump DATABASE_URL BROKER_URL BASE_URL IN_FLIGHT`. "ready" is printed when it can start;
 then every line `{"batch": id}` is answered by its CPU seconds and, by whoever settled the last request, the time of
@@ -12,19 +12,24 @@ import sys
 import time
 
 from benchmarks.dispatch.clients import CAP
+from routing_service.events import DispatchDue, Event, FinishDue
+from routing_service.service import Service, handle
 from routing_service.settings import Settings
 from tests.support.factories import STRONG, WEAK, make_settings
-from tests.support.fakes import FakePublisher
-from workers.context import Context
 
 
-class Ends(FakePublisher):
-    """Notes when a batch was ready to be finished. Its new cuts, which score workers make, are left out."""
+class Ends:
+    """Notes when a batch was ready to be finished, and whether the doorbell was rung again. New cuts are left out: they
+    are the score workers' work."""
 
-    ended_s: float | None = None
+    def __init__(self) -> None:
+        self.ended_s: float | None = None
+        self.rung = False
 
-    def finish(self, batch_id: str) -> None:
-        self.ended_s = self.ended_s or time.monotonic()
+    def publish(self, event: Event) -> None:
+        if isinstance(event, FinishDue):
+            self.ended_s = self.ended_s or time.monotonic()
+        self.rung = self.rung or event == DispatchDue()
 
 
 def settings_for(database_url: str, broker_url: str, base_url: str, in_flight: int) -> Settings:
@@ -39,20 +44,19 @@ def settings_for(database_url: str, broker_url: str, base_url: str, in_flight: i
 
 
 def main(database_url: str, broker_url: str, base_url: str, in_flight: int) -> None:
-    context = Context()
-    context.settings = settings_for(database_url, broker_url, base_url, in_flight)
+    ends = Ends()
+    service = Service.of(settings_for(database_url, broker_url, base_url, in_flight), ends)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while line := sys.stdin.readline():
         json.loads(line)
-        context.publisher = ends = Ends()
+        ends.ended_s, ends.rung = None, True
         cpu = time.process_time()
-        context.pump()
-        while ends.ended_s is None and ("dispatch",) in ends.events:  # a stretch was over before the batch was
-            ends.events.clear()
-            context.pump()
-        found = {"ended_s": ends.ended_s, "cpu_seconds": time.process_time() - cpu}
-        sys.stdout.write(json.dumps(found) + "\n")
+        while ends.ended_s is None and ends.rung:  # again where a stretch was over before the batch was
+            ends.rung = False
+            handle(service, DispatchDue())
+        answer = {"ended_s": ends.ended_s, "cpu_seconds": time.process_time() - cpu}
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

@@ -12,9 +12,7 @@ import click
 from cli.stack_access import database_options, find_database
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from routing_service.db import Database
+    from routing_service.service import Service
     from routing_service.settings import Settings
 
 STOP_SECONDS = 10  # what a request in progress gets when the server is told to stop
@@ -29,18 +27,19 @@ def api(host: str | None, port: int | None) -> None:
     """Run the HTTP API until SIGTERM or Ctrl-C."""
     import uvicorn
 
+    from routing_service.api.app import create_app
     from routing_service.errors import ConfigurationError
     from routing_service.settings import get_settings
 
     _log()
     try:
         settings = get_settings()
-        app, database = _compose(settings)
+        service = _service(settings)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
     try:
         uvicorn.run(
-            app,
+            create_app(service),
             host=host or settings.api_host,
             port=settings.api_port if port is None else port,
             log_config=None,
@@ -49,7 +48,7 @@ def api(host: str | None, port: int | None) -> None:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     finally:
-        database.dispose()
+        service.close()
 
 
 @click.command()
@@ -76,17 +75,15 @@ def migrate(as_json: bool, state_dir: Path | None) -> None:
         click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was: {before or 'none'})"))
 
 
-def _compose(settings: Settings) -> tuple[FastAPI, Database]:
-    """The composition root of the API process."""
-    from routing_service.api.app import create_app
-    from routing_service.db import Database
-    from routing_service.money.pricing import price_book
+def _service(settings: Settings) -> Service:
+    """ConfigurationError where a model has no price: that is said before the server starts."""
+    from routing_service.service import Service
     from workers.app import app as celery
     from workers.publisher import CeleryPublisher
 
-    prices = price_book(settings)
-    database = Database(settings.database_url.get_secret_value())
-    return create_app(settings, database, CeleryPublisher(celery), prices), database
+    service = Service.of(settings, CeleryPublisher(celery))
+    assert service.prices
+    return service
 
 
 class MaskingFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from routing_service.api.context import After, KeyId, ObjectId, Services, Use, read_json
+from routing_service.api.context import After, KeyId, ObjectId, Use, read_json
 from routing_service.api.replies import list_reply, reply
 from routing_service.batches.create import MAX_IDEMPOTENCY_KEY, CreateBatch, create
 from routing_service.batches.extend import MoreMoney, retry, top_up
@@ -20,6 +20,7 @@ from routing_service.batches.view import batch_object, list_batches
 from routing_service.errors import InvalidRequestError
 from routing_service.plans.approve import approve
 from routing_service.plans.preview import plan_object
+from routing_service.service import Service
 
 router = APIRouter(prefix="/v1/batches")
 
@@ -48,15 +49,15 @@ class MoneyBody(BaseModel):
 
 
 @router.post("")
-async def create_batch(request: Request, key_id: KeyId, services: Use) -> Response:
+async def create_batch(request: Request, key_id: KeyId, service: Use) -> Response:
     wish = await _wish(request, preview=False)
-    return await run_in_threadpool(_create, services, key_id, wish)
+    return await run_in_threadpool(_create, service, key_id, wish)
 
 
 @router.post("/plan")
-async def plan_batch(request: Request, key_id: KeyId, services: Use) -> Response:
+async def plan_batch(request: Request, key_id: KeyId, service: Use) -> Response:
     wish = await _wish(request, preview=True)
-    return await run_in_threadpool(_create, services, key_id, wish)
+    return await run_in_threadpool(_create, service, key_id, wish)
 
 
 async def _wish(request: Request, *, preview: bool) -> CreateBatch:
@@ -81,60 +82,60 @@ async def _wish(request: Request, *, preview: bool) -> CreateBatch:
 
 @router.get("")
 def list_of_batches(
-    key_id: KeyId, services: Use, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: After = None
+    key_id: KeyId, service: Use, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: After = None
 ) -> Response:
-    with services.database.transaction() as session:
-        return list_reply(*list_batches(session, services.totals, key_id, limit=limit, after=after))
+    with service.database.transaction() as session:
+        return list_reply(*list_batches(session, service.totals, key_id, limit=limit, after=after))
 
 
 @router.get("/{batch_id}")
-def retrieve_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    return _show(services, key_id, batch_id)
+def retrieve_batch(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    return _show(service, key_id, batch_id)
 
 
 @router.get("/{batch_id}/plan")
-def retrieve_plan(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+def retrieve_plan(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
     """200 with the plan; 202 with what is known so far while lines are still read and scored."""
-    with services.database.transaction() as session:
+    with service.database.transaction() as session:
         found, is_there = plan_object(session, key_id, batch_id)
     return reply(found) if is_there else reply(found, 202, {"retry-after": POLL_SECONDS})
 
 
 @router.post("/{batch_id}/approve")
-async def approve_plan(batch_id: ObjectId, request: Request, key_id: KeyId, services: Use) -> Response:
+async def approve_plan(batch_id: ObjectId, request: Request, key_id: KeyId, service: Use) -> Response:
     asked = (await read_json(request, MoneyBody, optional=True)).budget_usd
     budget = None if asked is None else parse_budget(asked)
-    return await run_in_threadpool(_approve, services, key_id, batch_id, budget)
+    return await run_in_threadpool(_approve, service, key_id, batch_id, budget)
 
 
 @router.post("/{batch_id}/cancel")
-def cancel_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    cancel(services.database, services.publisher, key_id, batch_id)
-    return _show(services, key_id, batch_id)
+def cancel_batch(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    cancel(service.database, service.publisher, key_id, batch_id)
+    return _show(service, key_id, batch_id)
 
 
 @router.post("/{batch_id}/pause")
-def pause_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    pause(services.database, key_id, batch_id)
-    return _show(services, key_id, batch_id)
+def pause_batch(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    pause(service.database, key_id, batch_id)
+    return _show(service, key_id, batch_id)
 
 
 @router.post("/{batch_id}/resume")
-def resume_batch(batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    resume(services.database, services.publisher, key_id, batch_id)
-    return _show(services, key_id, batch_id)
+def resume_batch(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    resume(service.database, service.publisher, key_id, batch_id)
+    return _show(service, key_id, batch_id)
 
 
 @router.post("/{batch_id}/top_up")
-async def top_up_batch(request: Request, batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+async def top_up_batch(request: Request, batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
     wish = await _more_money(request, batch_id, "top_up")
-    return await run_in_threadpool(_go_on, services, key_id, wish)
+    return await run_in_threadpool(_go_on, service, key_id, wish)
 
 
 @router.post("/{batch_id}/retry")
-async def retry_batch(request: Request, batch_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+async def retry_batch(request: Request, batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
     wish = await _more_money(request, batch_id, "retry")
-    return await run_in_threadpool(_go_on, services, key_id, wish)
+    return await run_in_threadpool(_go_on, service, key_id, wish)
 
 
 async def _more_money(request: Request, batch_id: str, action: Literal["top_up", "retry"]) -> MoreMoney:
@@ -143,26 +144,25 @@ async def _more_money(request: Request, batch_id: str, action: Literal["top_up",
     return MoreMoney(action, batch_id, budget, _idempotency_key(request), _is_retry(request))
 
 
-def _go_on(services: Services, key_id: str, wish: MoreMoney) -> Response:
+def _go_on(service: Service, key_id: str, wish: MoreMoney) -> Response:
     use_case = top_up if wish.action == "top_up" else retry
-    batch_id = use_case(services.database, services.settings, services.prices, services.publisher, key_id, wish)
-    return _show(services, key_id, batch_id)
+    batch_id = use_case(service.database, service.settings, service.prices, service.publisher, key_id, wish)
+    return _show(service, key_id, batch_id)
 
 
-def _create(services: Services, key_id: str, wish: CreateBatch) -> Response:
-    batch_id = create(services.database, services.settings, services.prices, services.publisher, key_id, wish)
-    return _show(services, key_id, batch_id)
+def _create(service: Service, key_id: str, wish: CreateBatch) -> Response:
+    batch_id = create(service.database, service.settings, service.prices, service.publisher, key_id, wish)
+    return _show(service, key_id, batch_id)
 
 
-def _approve(services: Services, key_id: str, batch_id: str, budget: Decimal | None) -> Response:
-    s = services
-    approve(s.database, s.settings, s.prices, s.publisher, key_id, batch_id, budget)
-    return _show(services, key_id, batch_id)
+def _approve(service: Service, key_id: str, batch_id: str, budget: Decimal | None) -> Response:
+    approve(service.database, service.settings, service.prices, service.publisher, key_id, batch_id, budget)
+    return _show(service, key_id, batch_id)
 
 
-def _show(services: Services, key_id: str, batch_id: str) -> Response:
-    with services.database.transaction() as session:
-        return reply(batch_object(session, services.totals, key_id, batch_id))
+def _show(service: Service, key_id: str, batch_id: str) -> Response:
+    with service.database.transaction() as session:
+        return reply(batch_object(session, service.totals, key_id, batch_id))
 
 
 def _is_retry(request: Request) -> bool:

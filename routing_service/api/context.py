@@ -1,55 +1,39 @@
-"""What routes are handed: the services of the app, whose key this is, and ids and bodies that are safe to use."""
+"""What routes are handed: the service, whose key this is, and ids and bodies that are safe to use."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from routing_service.batches.view import TotalsCache
-from routing_service.db import Database
 from routing_service.errors import AuthenticationError, InvalidRequestError, TooLargeError
-from routing_service.events import Publisher
-from routing_service.money.pricing import PriceBook
 from routing_service.openai_format import keys
-from routing_service.settings import Settings
+from routing_service.service import Service
 
 MAX_JSON_BYTES = 1_000_000
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the composition root put together."""
-
-    settings: Settings
-    database: Database
-    publisher: Publisher
-    prices: PriceBook
-    totals: TotalsCache = field(default_factory=TotalsCache)
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
 
 
-def _services(request: Request) -> Services:
-    services = request.app.state.services
-    assert isinstance(services, Services)
-    return services
+Use = Annotated[Service, Depends(_service)]
 
 
-Use = Annotated[Services, Depends(_services)]
-
-
-def _current_key(request: Request, services: Use) -> str:
+def _current_key(request: Request, service: Use) -> str:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise AuthenticationError(
             "You didn't provide an API key. Send it in a header: Authorization: Bearer YOUR_KEY.",
             code="missing_api_key",
         )
-    with services.database.transaction() as session:
+    with service.database.transaction() as session:
         return keys.authenticate(session, secret.strip()).id
 
 

@@ -34,10 +34,10 @@ class FeedbackBody(BaseModel):
 
 
 @router.post("")
-async def post_feedback(request: Request, key_id: KeyId, services: Use) -> Response:
+async def post_feedback(request: Request, key_id: KeyId, service: Use) -> Response:
     body = await read_json(request, FeedbackBody)
     name, vote = _name(body), _vote(body)
-    kept = await run_in_threadpool(give_feedback, services.database, services.settings, key_id, name, vote)
+    kept = await run_in_threadpool(give_feedback, service.database, service.settings, key_id, name, vote)
     return reply(kept)
 
 

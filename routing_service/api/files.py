@@ -11,31 +11,32 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from routing_service.api import uploads
-from routing_service.api.context import After, KeyId, ObjectId, Services, Use
+from routing_service.api.context import After, KeyId, ObjectId, Use
 from routing_service.api.replies import list_reply, reply
 from routing_service.models import File
 from routing_service.openai_format import files, output
+from routing_service.service import Service
 
 router = APIRouter(prefix="/v1/files")
 
 
 @router.post("")
-async def upload_file(request: Request, key_id: KeyId, services: Use) -> Response:
-    async with uploads.receive(request, services.settings.limits.max_file_bytes) as upload:
-        file = await run_in_threadpool(_store, services, key_id, upload)
+async def upload_file(request: Request, key_id: KeyId, service: Use) -> Response:
+    async with uploads.receive(request, service.settings.limits.max_file_bytes) as upload:
+        file = await run_in_threadpool(_store, service, key_id, upload)
     return reply(file_object(file))
 
 
 @router.get("")
 def list_files(
     key_id: KeyId,
-    services: Use,
+    service: Use,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     after: After = None,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> Response:
-    with services.database.transaction() as session:
+    with service.database.transaction() as session:
         found, more = files.list_files(
             session, key_id, limit=limit, after=after, descending=order == "desc", purpose=purpose
         )
@@ -43,27 +44,27 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve_file(file_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    with services.database.transaction() as session:
+def retrieve_file(file_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    with service.database.transaction() as session:
         return reply(file_object(files.get(session, key_id, file_id)))
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: ObjectId, key_id: KeyId, services: Use) -> Response:
-    with services.database.transaction() as session:
+def delete_file(file_id: ObjectId, key_id: KeyId, service: Use) -> Response:
+    with service.database.transaction() as session:
         files.delete_file(session, key_id, file_id)
     return reply({"id": file_id, "object": "file", "deleted": True})
 
 
 @router.get("/{file_id}/content")
-def file_content(file_id: ObjectId, key_id: KeyId, services: Use) -> Response:
+def file_content(file_id: ObjectId, key_id: KeyId, service: Use) -> Response:
     """The bytes, whatever the client says it accepts."""
-    with services.database.transaction() as session:
+    with service.database.transaction() as session:
         file = files.get(session, key_id, file_id)
     headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}"}
     if file.batch_id is None:
         headers["content-length"] = str(file.bytes)
-    return StreamingResponse(_content(services, file), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(_content(service, file), media_type="application/octet-stream", headers=headers)
 
 
 def file_object(file: File) -> dict[str, Any]:
@@ -80,19 +81,19 @@ def file_object(file: File) -> dict[str, Any]:
     }
 
 
-def _store(services: Services, key_id: str, upload: uploads.Upload) -> File:
-    with services.database.transaction() as session:
+def _store(service: Service, key_id: str, upload: uploads.Upload) -> File:
+    with service.database.transaction() as session:
         return files.store(
             session,
             key_id,
             upload.filename,
             upload.content,
             upload.expires_after,
-            max_stored_bytes=services.settings.limits.max_stored_bytes_per_key,
+            max_stored_bytes=service.settings.limits.max_stored_bytes_per_key,
         )
 
 
-def _content(services: Services, file: File) -> Iterator[bytes]:
+def _content(service: Service, file: File) -> Iterator[bytes]:
     if file.batch_id is None:
-        return files.chunks(services.database, file.id)
-    return output.render(services.database, file.batch_id, errors=file.errors)
+        return files.chunks(service.database, file.id)
+    return output.render(service.database, file.batch_id, errors=file.errors)

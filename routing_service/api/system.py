@@ -22,13 +22,13 @@ BROKER_TIMEOUT_S = 1.0
 
 
 @router.get("/v1/models")
-def list_models(key_id: KeyId, services: Use) -> Response:
-    return reply({"object": "list", "data": [_model(name) for name in _names(services.settings)]})
+def list_models(key_id: KeyId, service: Use) -> Response:
+    return reply({"object": "list", "data": [_model(name) for name in _names(service.settings)]})
 
 
 @router.get("/v1/models/{name:path}")
-def retrieve_model(name: str, key_id: KeyId, services: Use) -> Response:
-    if name not in _names(services.settings):
+def retrieve_model(name: str, key_id: KeyId, service: Use) -> Response:
+    if name not in _names(service.settings):
         raise NotFoundError(f"The model '{name}' does not exist", code="model_not_found", param="model")
     return reply(_model(name))
 
@@ -40,14 +40,14 @@ def healthz() -> Response:
 
 
 @router.get("/readyz")
-def readyz(services: Use) -> Response:
+def readyz(service: Use) -> Response:
     """Requests can be served: the database is there with its schema. Without the broker work waits for the sweep."""
-    schema = schema_revision(services.database)
+    schema = schema_revision(service.database)
     state = {
         "status": "ready" if schema else "unavailable",
         "database": "up" if schema else "down or without its schema: run `routebatch migrate`",
         "schema": schema,
-        "broker": broker_state(services.settings.broker_url),
+        "broker": broker_state(service.settings.broker_url),
     }
     return reply(state, 200 if schema else 503)
 

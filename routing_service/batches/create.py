@@ -25,7 +25,7 @@ from routing_service.batches.options import BatchOptions, parse_options
 from routing_service.batches.router_choice import asked_router, asked_version
 from routing_service.db import Database
 from routing_service.errors import ConflictError, InvalidRequestError, NotFoundError
-from routing_service.events import Publisher
+from routing_service.events import IngestDue, Publisher
 from routing_service.models import Batch, BatchState, Budget, BudgetKind, File, FilePurpose
 from routing_service.money.pricing import PriceBook, to_nano
 from routing_service.openai_format import files
@@ -88,7 +88,7 @@ def create(
         batch.api_key_id, batch.input_file_id = api_key_id, file.id
         batch.router_version_id = asked_version(session, router)
         add(session, batch, window, options, settings)
-    publisher.ingest(batch.id)
+    publisher.publish(IngestDue(batch.id))
     return batch.id
 
 

@@ -40,7 +40,7 @@ from routing_service.batches.router_choice import asked_router, asked_version
 from routing_service.batches.view import continuations, own_batch
 from routing_service.db import Database
 from routing_service.errors import ConflictError, InvalidRequestError
-from routing_service.events import Publisher
+from routing_service.events import DispatchDue, IngestDue, PlanDue, Publisher
 from routing_service.models import Batch, BatchState, Budget, TopUp
 from routing_service.money.pricing import NANO, PriceBook, format_usd, to_nano, to_usd
 from routing_service.settings import Settings
@@ -83,7 +83,7 @@ def retry(
         if earlier is not None:
             return earlier
         batch_id = continue_batch(session, settings, prices, first, wish)
-    publisher.ingest(batch_id)
+    publisher.publish(IngestDue(batch_id))
     return batch_id
 
 
@@ -183,10 +183,10 @@ def top_up(
             _add(session, batch, wish, amount)
         found = batch.id if running else continue_batch(session, settings, prices, batch, wish)
     if not running:
-        publisher.ingest(found)
+        publisher.publish(IngestDue(found))
     elif batch.state is BatchState.IN_PROGRESS:
-        publisher.plan(found)
-        publisher.dispatch()
+        publisher.publish(PlanDue(found))
+        publisher.publish(DispatchDue())
     return found
 
 

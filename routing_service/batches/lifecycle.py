@@ -17,7 +17,7 @@ from routing_service.batches.pauses import CLIENT
 from routing_service.batches.view import own_batch
 from routing_service.db import Database
 from routing_service.errors import ConflictError
-from routing_service.events import Publisher
+from routing_service.events import DispatchDue, FinishDue, Publisher
 from routing_service.models import Batch, BatchState
 
 _OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
@@ -50,7 +50,7 @@ def resume(database: Database, publisher: Publisher, api_key_id: str, batch_id: 
             message = f"Its client did not pause this batch; it is paused: {batch.paused}. {batch.paused_reason}"
             raise ConflictError(message, code="not_paused_by_client")
         batch.paused = batch.paused_reason = None
-    publisher.dispatch()
+    publisher.publish(DispatchDue())
 
 
 def _check_open(batch: Batch, wish: str, code: str) -> None:
@@ -70,4 +70,4 @@ def cancel(database: Database, publisher: Publisher, api_key_id: str, batch_id: 
             raise ConflictError(f"Cannot cancel a batch with status '{batch.state}'.", code="batch_not_cancellable")
         batch.state = BatchState.CANCELLING
         batch.cancelling_at = session.scalar(select(func.now()))
-    publisher.finish(batch_id)
+    publisher.publish(FinishDue(batch_id))

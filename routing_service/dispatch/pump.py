@@ -23,7 +23,7 @@ from routing_service.dispatch.fairness import Runnable, Turns, runnable_batches
 from routing_service.dispatch.quarantine import ALONE, Company
 from routing_service.dispatch.settlement_loop import Settler
 from routing_service.errors import LeaseLostError
-from routing_service.events import Publisher
+from routing_service.events import DispatchDue, FinishDue, Publisher
 from routing_service.money.pricing import PriceBook
 from routing_service.openai_format.line import upstream_body
 from routing_service.settings import Settings
@@ -76,7 +76,7 @@ class Pump:
         try:
             more = await self._claim_for(settings.claim_s, settling)
             if more:
-                await asyncio.to_thread(self._publisher.dispatch)
+                await asyncio.to_thread(self._publisher.publish, DispatchDue())
             await self._wait_for_calls()
         except LeaseLostError as error:
             log.warning("%s: what it had in flight is left to the sweep", error)
@@ -165,7 +165,7 @@ class Pump:
         for ticket in got.tickets:
             self._send(batch, ticket)
         if got.closed and not got.tickets:
-            await asyncio.to_thread(self._publisher.finish, batch.batch_id)
+            await asyncio.to_thread(self._publisher.publish, FinishDue(batch.batch_id))
         return got
 
     def _nothing_for(self, batch_id: str) -> set[str]:

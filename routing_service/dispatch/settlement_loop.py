@@ -16,7 +16,7 @@ from routing_service.db import Database
 from routing_service.dispatch.lease import Lease, steadily
 from routing_service.dispatch.settle import Result, settle
 from routing_service.errors import LeaseLostError
-from routing_service.events import Publisher
+from routing_service.events import FinishDue, PlanDue, Publisher
 from routing_service.plans.replan import take_due
 from routing_service.settings import DispatchSettings, ModelSettings
 from routing_service.upstream.client import AnswerMemory
@@ -86,9 +86,9 @@ class Settler:
                 self._drop(chunk)
                 self._arrived.set()
                 for batch_id in ripe:
-                    await asyncio.to_thread(self._publisher.finish, batch_id)
+                    await asyncio.to_thread(self._publisher.publish, FinishDue(batch_id))
                 for batch_id in moved:
-                    await asyncio.to_thread(self._publisher.plan, batch_id)
+                    await asyncio.to_thread(self._publisher.publish, PlanDue(batch_id))
 
     def _chunk(self) -> list[Result]:
         """The first results, as many as go into one statement."""

@@ -20,7 +20,7 @@ from routing_service.db import Database
 from routing_service.dispatch.answer_cache import forget_old_answers
 from routing_service.dispatch.fairness import runnable_batches
 from routing_service.dispatch.settle import Result, settle
-from routing_service.events import Publisher
+from routing_service.events import DispatchDue, FinishDue, IngestDue, PlanDue, Publisher, ScoreDue
 from routing_service.money.pricing import Price
 from routing_service.openai_format import files
 from routing_service.scoring.score import announce_ranges
@@ -51,16 +51,16 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         finishes += _stale_batches(session, _TO_EXPLORE, settings.sweep.interval_s)
         ranges = _stale_ranges(session, after_s)
     for batch_id in ingests:
-        publisher.ingest(batch_id)
+        publisher.publish(IngestDue(batch_id))
     for batch_id, first_line in ranges:
-        publisher.score(batch_id, first_line)
+        publisher.publish(ScoreDue(batch_id, first_line))
     announce_ranges(database, settings, publisher)
     for batch_id in plans:
-        publisher.plan(batch_id)
+        publisher.publish(PlanDue(batch_id))
     for batch_id in finishes:
-        publisher.finish(batch_id)
+        publisher.publish(FinishDue(batch_id))
     if any(batch.due for batch in runnable_batches(database)):
-        publisher.dispatch()
+        publisher.publish(DispatchDue())
 
 
 _ALL_SCORED = (

@@ -57,7 +57,7 @@ def add_companion(
 ) -> str:
     """Write a companion of these lines, numbered from 1 in their order; returns its id.
 
-    The caller commits, then rings: `publisher.dispatch()`. The lines have different custom ids. Raises ValueError where
+    The caller commits, then publishes DispatchDue. The lines have different custom ids. Raises ValueError where
     there is none, ConfigurationError for a model that is not configured.
     """
     if not lines:

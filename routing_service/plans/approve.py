@@ -18,7 +18,7 @@ from routing_service.batches.pauses import APPROVAL
 from routing_service.batches.view import own_batch
 from routing_service.db import Database
 from routing_service.errors import ConflictError, InvalidRequestError
-from routing_service.events import Publisher
+from routing_service.events import PlanDue, Publisher
 from routing_service.models import Batch, BatchState, Budget
 from routing_service.money.pricing import PriceBook, format_usd, to_nano
 from routing_service.plans.preview_basis import changes
@@ -51,7 +51,7 @@ def approve(
         _check(batch, now, settings, prices)
         limit = asked if asked is not None else _own_budget(batch, budget, settings)
         _run(batch, budget, limit, now, settings)
-    publisher.plan(batch_id)
+    publisher.publish(PlanDue(batch_id))
 
 
 def _is_approved(batch: Batch, budget: Budget, asked: Decimal | None) -> bool:

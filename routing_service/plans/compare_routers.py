@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 
 from routing_service.db import Database
 from routing_service.models import Batch, BatchPurpose, BatchState, Request
-from routing_service.money.pricing import price_book
+from routing_service.money.pricing import PriceBook, price_book
 from routing_service.openai_format.body import prompt_text
 from routing_service.planning import NEVER, Floats, Ints, Ranking, steps
 from routing_service.plans.plan import batch_damping
@@ -58,9 +58,10 @@ def compare(
     raises is the caller's.
     """
     found = Difference()
+    prices = price_book(settings)
     for batch, rows in _routed(database, settings, last):
         scores = _scores(database, batch, [row.line for row in rows], routers, advance)
-        cost, chosen = _cost(rows), [_models(batch, rows, score, settings) for score in scores]
+        cost, chosen = _cost(rows), [_models(batch, rows, score, settings, prices) for score in scores]
         _add(found, batch.candidates, cost, *chosen)
     return found
 
@@ -118,10 +119,10 @@ def _cost(rows: Sequence[Any]) -> Ints:
     return np.array([row.expected_cost_nano for row in rows], dtype=np.int64)
 
 
-def _models(batch: Batch, rows: Sequence[Any], score: Floats, settings: Settings) -> Small:
+def _models(batch: Batch, rows: Sequence[Any], score: Floats, settings: Settings, prices: PriceBook) -> Small:
     """The number of the candidate that each row would have gone to by these scores, shape (n,)."""
     mode, cost, columns = batch.options.get("mode", "plan"), _cost(rows), Columns.of(rows)
-    may = allowed(columns, batch.candidates, settings, price_book(settings))
+    may = allowed(columns, batch.candidates, settings, prices)
     quality = score * np.array([row.answers for row in rows])[:, None]
     if mode in BY_COST:
         step = steps(cost, np.where(may, quality, NEVER), batch_damping(batch))

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from routing_service.batches.pauses import APPROVAL, AWAITS_APPROVAL, pause_for_models
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
-from routing_service.money.pricing import price_book
+from routing_service.money.pricing import PriceBook
 from routing_service.planning import NEVER, Damping, Floats, damping_of, steps
 from routing_service.plans.holdback import edge_of_reserve, store_reserve
 from routing_service.plans.preview import find_preview
@@ -26,7 +26,7 @@ from routing_service.scoring.ranking import BY_COST, expected_costs
 from routing_service.settings import Settings
 
 
-def plan(database: Database, settings: Settings, batch_id: str) -> bool:
+def plan(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> bool:
     """Plan a batch whose ranges are all scored. True when the batch has got its plan now and may be dispatched.
 
     Idempotent: a plan that stands is kept (`replan` moves it). A preview gets what it is there to show, and stands
@@ -41,12 +41,13 @@ def plan(database: Database, settings: Settings, batch_id: str) -> bool:
         if batch.planned_at is not None or pause_for_models(session, batch_id, batch.candidates, settings):
             return False
         table = read_scored(session, batch, settings, std=batch.is_preview)
-        damping = _damping(table, batch, settings)
-        step = _ranked(table, batch, damping, settings)
+        damping = _damping(table, batch, settings, prices)
+        step = _ranked(table, batch, damping, settings, prices)
         if batch.is_preview:
-            _show(session, batch, find_preview(table, step, batch, _available(session, batch), settings))
+            preview = find_preview(table, step, batch, _available(session, batch), settings, prices)
+            _show(session, batch, preview)
             return False
-        made = cut(table, step, _available(session, batch), batch, settings)
+        made = cut(table, step, _available(session, batch), batch, settings, prices)
         if not still_in_progress(session, batch):
             return False
         if damping is not None:
@@ -104,7 +105,7 @@ def batch_damping(batch: Batch) -> Damping | None:
     return Damping(batch.cost_power, tuple(batch.mean_extra_nano)) if batch.mean_extra_nano else None
 
 
-def _damping(table: Scored, batch: Batch, settings: Settings) -> Damping | None:
+def _damping(table: Scored, batch: Batch, settings: Settings, prices: PriceBook) -> Damping | None:
     """None where the mode does not rank by costs, or they count in full: they differ by much, or by what is known.
 
     Without a length model all answers are expected to take the prior, and costs differ by inputs and caps alone.
@@ -112,16 +113,16 @@ def _damping(table: Scored, batch: Batch, settings: Settings) -> Damping | None:
     if len(batch.candidates) < 2 or batch.options.get("mode", "plan") not in BY_COST:
         return None
     routed = ~table.pinned
-    by_prior = expected_costs(table.columns, batch.candidates, settings, price_book(settings))
+    by_prior = expected_costs(table.columns, batch.candidates, settings, prices)
     if np.array_equal(table.cost[routed], by_prior[routed]):
         return None
     found = damping_of(table.cost[routed])
     return found if found.power < 1 else None
 
 
-def _ranked(table: Scored, batch: Batch, damping: Damping | None, settings: Settings) -> Floats:
+def _ranked(table: Scored, batch: Batch, damping: Damping | None, settings: Settings, prices: PriceBook) -> Floats:
     """The steps of a batch that is planned now, shape (n, m). A pair's stored ratios are plain: gain per dollar."""
-    found = table.steps(batch.candidates, batch.options.get("mode", "plan"), damping, settings)
+    found = table.steps(batch.candidates, batch.options.get("mode", "plan"), damping, settings, prices)
     if damping is not None and len(batch.candidates) == 2:
         # What a cap forbids, what gains nothing and what is pinned stays where it is.
         found[:, 1] = np.where(np.isfinite(table.ratio), steps(table.cost, table.quality, damping)[:, 1], table.ratio)

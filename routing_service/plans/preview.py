@@ -21,7 +21,7 @@ from routing_service.batches.exploration_budget import whole_budget
 from routing_service.batches.view import own_batch, plan_state
 from routing_service.errors import NotFoundError
 from routing_service.models import Batch, BatchState, Budget
-from routing_service.money.pricing import format_usd, format_usd_up, price_book
+from routing_service.money.pricing import PriceBook, format_usd, format_usd_up
 from routing_service.planning import Floats, Plan, Ranking, Rung, frontier, ladder
 from routing_service.plans.preview_basis import basis_of
 from routing_service.plans.stored import Scored, cut_within
@@ -30,14 +30,16 @@ from routing_service.settings import Settings
 INTERVAL = 0.9
 
 
-def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, settings: Settings) -> dict[str, Any]:
+def find_preview(
+    table: Scored, step: Floats, batch: Batch, limit_nano: int, settings: Settings, prices: PriceBook
+) -> dict[str, Any]:
     """`step`: what the plan cuts. `limit_nano`: the batch's own budget, 0 for none. Budgets that are found are whole
     ones: with what is set aside of them for exploration.
 
     The least budget is what the cheapest models will probably cost and one worst case of theirs, as of any batch.
     """
     assert table.std is not None
-    margin = table.largest_worst_case(settings)
+    margin = table.largest_worst_case(settings, prices)
     weak = int(table.cost[:, 0].sum())
     least = weak + margin
     free, pinned = ~table.pinned, _Pinned.of(table, settings)
@@ -63,7 +65,7 @@ def find_preview(table: Scored, step: Floats, batch: Batch, limit_nano: int, set
         return own if whole == own else _round_up(whole)
 
     return {
-        "basis": basis_of(batch, [*batch.candidates, *pinned.counts], settings, price_book(settings)),
+        "basis": basis_of(batch, [*batch.candidates, *pinned.counts], settings, prices),
         "least_nano": asked_for(least),
         "weak_nano": weak,
         "strong_nano": int(table.cost[:, -1].sum()),

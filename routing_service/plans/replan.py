@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
+from routing_service.money.pricing import PriceBook
 from routing_service.planning import Floats
 from routing_service.plans.holdback import edge_of_reserve, store_reserve
 from routing_service.plans.plan import batch_damping, still_in_progress
@@ -32,7 +33,7 @@ LEAST_FACTOR = 1e-3
 PRIOR_REQUESTS = 0.25  # worth of the prior: it is off by a factor of e ** 2, an answer from the mean by one of e
 
 
-def replan(database: Database, settings: Settings, batch_id: str) -> bool:
+def replan(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> bool:
     """Move the cut of a planned batch whose mode depends on money. False where there is nothing to move.
 
     Of mode `target_quality` the rest alone is to reach the target; it is cut anew when its budget is topped up.
@@ -51,9 +52,9 @@ def replan(database: Database, settings: Settings, batch_id: str) -> bool:
             return False
         sent = _sent(session, batch)
         spent = _spent(session, batch, sent)
-        step = table.steps(batch.candidates, mode, batch_damping(batch), settings)
+        step = table.steps(batch.candidates, mode, batch_damping(batch), settings, prices)
         corrected = _corrected(table, sent.factors, batch, settings)
-        made = cut(corrected, step, spent.available_nano, batch, settings)
+        made = cut(corrected, step, spent.available_nano, batch, settings, prices)
         batch.shadow_price, batch.cut_line = made.shadow_price, made.cut_line
         store_reserve(batch, edge_of_reserve(table, table.ratio, made))
         batch.expected_cost_nano = spent.nano + made.expected_cost

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from routing_service.models import Batch
-from routing_service.money.pricing import NO_CAP, price_book
+from routing_service.money.pricing import NO_CAP, PriceBook
 from routing_service.planning import NEVER, Damping, Floats, Ints, Plan, Ranking, steps
 from routing_service.scoring.ranking import BY_COST, Bools, Columns, allowed
 from routing_service.settings import Settings
@@ -63,11 +63,13 @@ class Scored:
     def __len__(self) -> int:
         return len(self.line)
 
-    def steps(self, candidates: list[str], mode: str, damping: Damping | None, settings: Settings) -> Floats:
+    def steps(
+        self, candidates: list[str], mode: str, damping: Damping | None, settings: Settings, prices: PriceBook
+    ) -> Floats:
         """What the plan cuts, shape (n, m): of a pair the stored ratios, of more models their hulls again."""
         m = len(candidates)
         if m > 2 and mode in BY_COST:
-            may = allowed(self.columns, candidates, settings, price_book(settings))
+            may = allowed(self.columns, candidates, settings, prices)
             found = steps(self.cost, np.where(may, self.quality, NEVER), damping)
         else:
             found = np.full((len(self), m), NEVER)
@@ -76,9 +78,8 @@ class Scored:
                 found[:, -1] = self.ratio
         return found
 
-    def largest_worst_case(self, settings: Settings) -> int:
+    def largest_worst_case(self, settings: Settings, prices: PriceBook) -> int:
         """The most that one request can cost at the model that the floor counts for it."""
-        prices = price_book(settings)
         largest = 0
         for number, (key, model) in enumerate(settings.models.items(), start=1):
             mine = [size[self.model == number] for size in self.columns.sizes]
@@ -140,10 +141,10 @@ def write_ratios(session: Session, batch_id: str, line: Ints, ratio: Floats) -> 
     )
 
 
-def cut(table: Scored, step: Floats, available: int, batch: Batch, settings: Settings) -> Plan:
+def cut(table: Scored, step: Floats, available: int, batch: Batch, settings: Settings, prices: PriceBook) -> Plan:
     """The plan of a batch's mode. `available`: what of its budget may still be spent, in nano-dollars."""
     ranking = Ranking.of(table.cost, table.quality, table.line, step)
-    return cut_within(ranking, available - table.largest_worst_case(settings), batch)
+    return cut_within(ranking, available - table.largest_worst_case(settings, prices), batch)
 
 
 def cut_within(ranking: Ranking, spendable: int, batch: Batch) -> Plan:

@@ -31,9 +31,9 @@ from routing_service.batches.pauses import pause_for_models
 from routing_service.batches.router_choice import RouterSource, decide_router
 from routing_service.db import Database
 from routing_service.errors import ClientError, ScoringError
-from routing_service.events import Publisher
+from routing_service.events import Publisher, ScoreDue
 from routing_service.models import Batch, BatchState, Request
-from routing_service.money.pricing import price_book
+from routing_service.money.pricing import PriceBook
 from routing_service.openai_format.body import prompt_text
 from routing_service.routers.registry import AUTO
 from routing_service.scoring.length_model import LengthModel
@@ -77,6 +77,7 @@ class _Scores:
 def score(
     database: Database,
     settings: Settings,
+    prices: PriceBook,
     routers: RouterSource,
     batch_id: str,
     first_line: int,
@@ -95,7 +96,7 @@ def score(
         rows, models = _read(database, claim, settings, lengths or LengthModels())
         prompts = [prompt_text(orjson.loads(row.body)) for row in rows]
         scores = _scores(claim, prompts, settings, routers)
-        values = _values(claim, rows, scores, expected_tokens(models, prompts), settings)
+        values = _values(claim, rows, scores, expected_tokens(models, prompts), settings, prices)
         with database.transaction() as session:
             _write(session, claim, values, scores.failure)
     with database.transaction() as session:
@@ -201,9 +202,10 @@ def _failure(router: str, error: Exception) -> str:
     return f"The router {router!r} failed ({type(error).__name__}); the score worker's log says more."
 
 
-def _values(claim: _Claim, rows: Sequence[Any], scores: _Scores, tokens: Tokens, settings: Settings) -> dict[str, Any]:
+def _values(
+    claim: _Claim, rows: Sequence[Any], scores: _Scores, tokens: Tokens, settings: Settings, prices: PriceBook
+) -> dict[str, Any]:
     """What is written, by parameter of the update."""
-    prices = price_book(settings)
     columns = Columns.of(rows)
     cost = expected_costs(columns, claim.candidates, settings, prices, tokens)
     before = np.array([row.floor_nano for row in rows], dtype=np.int64)
@@ -268,4 +270,4 @@ def announce_ranges(database: Database, settings: Settings, publisher: Publisher
     with database.transaction() as session:
         found = session.execute(_ANNOUNCE, {"batch": batch_id, "most": settings.score.ranges_at_once}).all()
     for owner, first_line in sorted((row.batch_id, row.first_line) for row in found):
-        publisher.score(owner, first_line)
+        publisher.publish(ScoreDue(owner, first_line))

@@ -14,8 +14,8 @@ from openai import OpenAI
 
 from routing_service.api.app import create_app
 from routing_service.db import Database
-from routing_service.money.pricing import price_book
 from routing_service.openai_format.keys import create_key
+from routing_service.service import Service
 from routing_service.settings import Settings
 from tests.support.fakes import FakePublisher
 
@@ -47,7 +47,7 @@ class Api:
 @contextmanager
 def running_api(settings: Settings, database: Database) -> Iterator[Api]:
     publisher = FakePublisher()
-    app = create_app(settings, database, publisher, price_book(settings))
+    app = create_app(Service(database, settings, publisher))
     with database.transaction() as session:
         key, secret = create_key(session, "test")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -49,6 +49,8 @@ WEAK = {
     "max_output_tokens": 512,
 }
 
+NO_BROKER = "memory://"  # limits are not shared through a Redis
+
 
 def make_settings(**sections: Any) -> Settings:
     """Settings with a strong and a weak sandbox model; `sections` replace or add top-level keys."""
@@ -147,7 +149,7 @@ def planned_batch(database: Database, content: bytes | int | list[Any], settings
     """The id of a batch that may be dispatched: ingested, scored and planned."""
     batch_id = ingested_batch(database, content, settings, **columns)
     score_all(database, settings, batch_id)
-    assert plan(database, settings, batch_id)
+    assert plan(database, settings, price_book(settings), batch_id)
     return batch_id
 
 
@@ -155,7 +157,7 @@ def previewed_batch(database: Database, content: bytes | int | list[Any], settin
     """The id of a batch that shows its plan and waits to be approved; without a budget unless `columns` name one."""
     batch_id = ingested_batch(database, content, settings, preview={}, **({"budget_nano": 0} | columns))
     score_all(database, settings, batch_id)
-    assert not plan(database, settings, batch_id)
+    assert not plan(database, settings, price_book(settings), batch_id)
     return batch_id
 
 
@@ -166,7 +168,7 @@ def score_all(database: Database, settings: Settings, batch_id: str) -> None:
         first_lines = session.scalars(query.order_by(ScoreRange.first_line)).all()
     routers = Routers(settings, database)
     for first_line in first_lines:
-        score(database, settings, routers, batch_id, first_line)
+        score(database, settings, price_book(settings), routers, batch_id, first_line)
 
 
 DETERMINISTIC = {"dedupe": "deterministic"}

@@ -48,7 +48,7 @@ def ready_plan(api: Api, client: OpenAI, **routing: Any) -> str:
     batch_id = make_plan(client, **routing)
     assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
     score_all(api.database, api.settings, batch_id)
-    assert not plan(api.database, api.settings, batch_id)
+    assert not plan(api.database, api.settings, price_book(api.settings), batch_id)
     return batch_id
 
 

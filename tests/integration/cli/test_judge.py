@@ -89,7 +89,7 @@ def test_a_companion_whose_caller_went_away_is_collected_by_a_worker(
         def __init__(self) -> None:
             self.database = database
 
-    monkeypatch.setattr("workers.tasks.context", Child)
+    monkeypatch.setattr("workers.tasks.service", Child)
     collect_judgements()
     assert json.loads(routebatch("collect", "--json").stdout)["batches"] == 0
 

@@ -7,16 +7,17 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import redis
 from celery import Celery
 
 from deploy.servers import run_valkey
+from routing_service.events import DispatchDue, Event, FinishDue, IngestDue, PlanDue, ScoreDue
 from tests.support.factories import make_settings
-from workers.app import configuration
-from workers.publisher import CeleryPublisher
+from workers.app import app, configuration
+from workers.publisher import TASKS, CeleryPublisher
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def _messages(broker_url: str, queue: str) -> list[dict[str, Any]]:
 def test_messages_carry_ids_only_and_go_to_their_queues(broker_url: str) -> None:
     with _app(broker_url) as app:
         publisher = CeleryPublisher(app)
-        publisher.ingest("batch_1")
-        publisher.score("batch_1", 1025)
-        publisher.plan("batch_1")
-        publisher.dispatch()
-        publisher.finish("batch_1")
+        publisher.publish(IngestDue("batch_1"))
+        publisher.publish(ScoreDue("batch_1", 1025))
+        publisher.publish(PlanDue("batch_1"))
+        publisher.publish(DispatchDue())
+        publisher.publish(FinishDue("batch_1"))
     found = {
         queue: [json.loads(base64.b64decode(m["body"]))[0] for m in _messages(broker_url, queue)]
         for queue in ("ingest", "score", "dispatch", "default")
@@ -57,8 +58,14 @@ def test_messages_carry_ids_only_and_go_to_their_queues(broker_url: str) -> None
     assert found["default"] == [["batch_1"]]
 
 
+def test_every_event_is_the_message_of_a_task() -> None:
+    assert set(TASKS) == set(get_args(Event))
+    app.loader.import_default_modules()
+    assert set(TASKS.values()) <= set(app.tasks)
+
+
 def test_a_broker_that_is_away_is_left_to_the_sweep(tmp_path: Path) -> None:
     started = time.monotonic()
     with _app(f"redis+socket://{tmp_path}/nobody.sock") as app:
-        CeleryPublisher(app).ingest("batch_1")
+        CeleryPublisher(app).publish(IngestDue("batch_1"))
     assert time.monotonic() - started < 10

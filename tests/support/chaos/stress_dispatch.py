@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -11,30 +11,25 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from routing_service.db import Database
-from routing_service.dispatch.finish import finish
-from routing_service.dispatch.pump import Pump
-from routing_service.money.pricing import price_book
-from routing_service.plans.replan import replan
+from routing_service.events import DispatchDue, Event, FinishDue, PlanDue
+from routing_service.service import Service, handle
 from routing_service.settings import Settings
-from routing_service.upstream.client import Upstreams
-from tests.support.factories import make_settings
+from tests.support.factories import NO_BROKER, make_settings
 from tests.support.fakes import FakePublisher
 
 LOOK_S = 0.2
 
 
 class AtOnce(FakePublisher):
-    """Does at once, in the process that announces it, what a worker would do for a message."""
+    """Handles at once, in the process that announces it, what a worker would do for a message."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__()
-        self._database, self._settings = database, settings
+        self.service = Service(database, settings, self)
 
-    def plan(self, batch_id: str) -> None:
-        replan(self._database, self._settings, batch_id)
-
-    def finish(self, batch_id: str) -> None:
-        finish(self._database, batch_id)
+    def publish(self, event: Event) -> None:
+        if isinstance(event, PlanDue | FinishDue):
+            handle(self.service, event)
 
 
 class Dispatchers:
@@ -87,18 +82,11 @@ def dispatchers(url: str, sections: dict[str, Any], count: int) -> Iterator[Disp
 
 def _dispatch(url: str, sections: dict[str, Any]) -> None:
     """A dispatch process: one pump after the other until SIGTERM."""
-    settings = make_settings(**sections)
-    database = Database(url)
-    stopping = asyncio.Event()
-
-    async def run() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-        prices, publisher = price_book(settings), AtOnce(database, settings)
-        while not stopping.is_set():
-            await Pump(database, settings, prices, upstreams, publisher, stopping.is_set).run()
-            await asyncio.sleep(LOOK_S)
-        await upstreams.close()
-
-    asyncio.run(run())
-    database.dispose()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    service = AtOnce(Database(url), make_settings(broker_url=NO_BROKER, **sections)).service
+    service.stopping = stopping.is_set
+    while not stopping.is_set():
+        handle(service, DispatchDue())
+        stopping.wait(LOOK_S)
+    service.close()

@@ -67,7 +67,7 @@ def run_out(database: Database, settings: Settings, batch_id: str, usage: Answer
         if got and len(flying) < in_flight:
             continue
         for moved in settled([flying.popleft() for _ in range(min(SETTLED_AT_ONCE, len(flying)))]):
-            replan(database, settings, moved)
+            replan(database, settings, price_book(settings), moved)
 
 
 def _result(ticket: Ticket, usage: Usage) -> Result:

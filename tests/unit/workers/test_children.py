@@ -16,11 +16,11 @@ HEAVY = ("torch", "transformers", "onnxruntime", "peft", "accelerate")
 PARENT = f"""
 import sys
 from workers.app import app
-from workers.context import context
+from workers.tasks import service
 
 app.loader.import_default_modules()
 assert "routebatch.score" in app.tasks
-print([name for name in {HEAVY} if name in sys.modules], list(vars(context())))
+print([name for name in {HEAVY} if name in sys.modules], service.cache_info().currsize)
 """
 CONFIGURATION = """
 [models.only]
@@ -35,7 +35,7 @@ def test_nothing_heavy_is_loaded_and_nothing_is_made_before_the_fork(tmp_path: P
     (tmp_path / "routebatch.toml").write_text(CONFIGURATION)
     environment = os.environ | {"ROUTEBATCH_CONFIG": str(tmp_path / "routebatch.toml")}
     done = subprocess.run([sys.executable, "-c", PARENT], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] []"
+    assert done.stdout.strip() == "[] 0"
 
 
 @pytest.mark.parametrize(("cores", "concurrency", "threads"), [(8, 2, "4"), (8, 3, "2"), (2, 2, "1"), (1, 4, "1")])

@@ -11,6 +11,7 @@ from openai.types import Batch as BatchObject
 from sqlalchemy import select, text, update
 
 from routing_service.db import Database
+from routing_service.events import FinishDue, IngestDue
 from routing_service.models import Batch, BatchState, Budget
 from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api, running_api
@@ -85,7 +86,7 @@ def test_a_created_batch_is_validating_and_announced_once(api: Api, client: Open
         "metadata": {"team": "x"},
     }
     assert client.batches.retrieve(batch.id) == batch
-    assert api.publisher.events == [("ingest", batch.id)]
+    assert api.publisher.events == [IngestDue(batch.id)]
 
 
 def test_a_created_batch_stores_budget_candidates_and_the_strong_price(client: OpenAI, database: Database) -> None:
@@ -208,7 +209,7 @@ def test_cancelling_asks_for_the_end_once(api: Api, client: OpenAI, database: Da
     assert cancelled.status == "cancelling"
     assert cancelled.cancelling_at
     assert client.batches.cancel(batch.id).cancelling_at == cancelled.cancelling_at
-    assert api.publisher.events == [("ingest", batch.id), ("finish", batch.id)]
+    assert api.publisher.events == [IngestDue(batch.id), FinishDue(batch.id)]
 
 
 @pytest.mark.parametrize(

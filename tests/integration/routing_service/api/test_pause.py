@@ -13,6 +13,7 @@ from routing_service.db import Database
 from routing_service.dispatch.fairness import runnable_batches
 from routing_service.dispatch.finish import finish
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import DispatchDue, FinishDue, ScoreDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import BatchState
 from routing_service.money.pricing import price_book
@@ -35,7 +36,7 @@ def running(api: Api, client: OpenAI) -> str:
     batch_id = submit(client)
     assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
     score_all(api.database, api.settings, batch_id)
-    assert plan(api.database, api.settings, batch_id)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     api.publisher.events.clear()
     return batch_id
 
@@ -51,7 +52,7 @@ def test_a_paused_batch_says_so_and_resuming_rings_the_pump(api: Api, client: Op
     for _ in range(2):
         resumed = ask(client, batch_id, "resume")
         assert (shown(resumed)["paused"], shown(resumed)["paused_reason"]) == (None, None)
-    assert api.publisher.events == [("dispatch",)] * 2
+    assert api.publisher.events == [DispatchDue()] * 2
     assert [batch.batch_id for batch in runnable_batches(api.database)] == [batch_id]
 
 
@@ -60,7 +61,7 @@ def test_a_batch_paused_before_it_is_read_is_planned_and_then_stands_still(api: 
     assert shown(ask(client, batch_id, "pause"))["paused"] == "client"
     assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
     score_all(api.database, api.settings, batch_id)
-    assert plan(api.database, api.settings, batch_id)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     assert runnable_batches(api.database) == []
     ask(client, batch_id, "resume")
     assert [batch.batch_id for batch in runnable_batches(api.database)] == [batch_id]
@@ -73,7 +74,7 @@ def test_scoring_that_nobody_announced_is_announced_though_the_batch_is_paused(d
         session.execute(text("update score_ranges set announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)
-    assert publisher.events == [("score", batch_id, 1)]
+    assert publisher.events == [ScoreDue(batch_id, 1)]
 
 
 def test_neither_money_nor_the_sweep_starts_what_its_client_paused(api: Api, client: OpenAI) -> None:
@@ -86,7 +87,7 @@ def test_neither_money_nor_the_sweep_starts_what_its_client_paused(api: Api, cli
         session.execute(text("update batches set announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(api.database, api.settings, publisher)
-    assert ("dispatch",) not in publisher.events
+    assert DispatchDue() not in publisher.events
     assert batch_of(api.database, batch_id).paused == "client"
 
 
@@ -144,7 +145,7 @@ def test_a_paused_batch_expires_and_says_why_it_waited(api: Api, client: OpenAI)
         session.execute(text("update batches set expires_at = now(), announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(api.database, api.settings, publisher)
-    assert publisher.events == [("finish", batch_id)]
+    assert publisher.events == [FinishDue(batch_id)]
     assert finish(api.database, batch_id)
     expired = client.batches.retrieve(batch_id)
     assert (expired.status, shown(expired)["paused"]) == ("expired", "client")

@@ -20,6 +20,7 @@ from sqlalchemy import select, text
 
 from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import IngestDue, PlanDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import Request
 from routing_service.money.pricing import price_book
@@ -38,7 +39,7 @@ from tests.support.upstreams.replayed import run_out
 
 def test_a_plan_says_how_far_it_is_and_then_what_budgets_buy(api: Api, client: OpenAI) -> None:
     batch_id = make_plan(client)
-    assert api.publisher.events == [("ingest", batch_id)]
+    assert api.publisher.events == [IngestDue(batch_id)]
     response = client.get(f"/batches/{batch_id}/plan", cast_to=httpx2.Response)
     assert (response.status_code, response.headers["retry-after"]) == (202, "1")
     assert get(client, f"/batches/{batch_id}/plan")["status"] == "validating"
@@ -46,7 +47,7 @@ def test_a_plan_says_how_far_it_is_and_then_what_budgets_buy(api: Api, client: O
     shown = get(client, f"/batches/{batch_id}/plan")
     assert (shown["status"], shown["requests"]) == ("scoring", {"total": 80, "scored": 0})
     score_all(api.database, api.settings, batch_id)
-    plan(api.database, api.settings, batch_id)
+    plan(api.database, api.settings, price_book(api.settings), batch_id)
     shown = get(client, f"/batches/{batch_id}/plan")
     assert (shown["status"], shown["requests"]) == ("ready", {"total": 80, "scored": 80})
     assert shown["budget_usd"] is None
@@ -114,9 +115,9 @@ def test_what_was_approved_runs_as_it_was_shown(api: Api, client: OpenAI) -> Non
     shown = get(client, f"/batches/{batch_id}/plan")["chosen"]
     approved = post(client, f"/batches/{batch_id}/approve")
     assert (approved["routing"]["plan"], approved["routing"]["budget_usd"]) == ("approved", "0.25")
-    assert api.publisher.events[-1] == ("plan", batch_id)
+    assert api.publisher.events[-1] == PlanDue(batch_id)
     wanted = _split(api.database, batch_id, 250_000_000)
-    assert plan(api.database, api.settings, batch_id)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     batch = batch_of(api.database, batch_id)
     assert (batch.shadow_price, batch.cut_line) == (shown["shadow_price"], shown["cut_line"])
     with api.database.transaction() as session:
@@ -159,7 +160,7 @@ def test_the_budget_may_be_chosen_when_the_plan_is_approved(api: Api, client: Op
     batch_id = ready_plan(api, client)
     rung = get(client, f"/batches/{batch_id}/plan")["ladder"][4]
     post(client, f"/batches/{batch_id}/approve", {"budget_usd": rung["budget_usd"]})
-    assert plan(api.database, api.settings, batch_id)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     batch = batch_of(api.database, batch_id)
     assert (batch.shadow_price, batch.cut_line) == (rung["shadow_price"], rung["cut_line"])
     assert (batch.paused, batch.options["budget_usd"]) == (None, rung["budget_usd"])
@@ -193,8 +194,8 @@ def test_a_plan_is_approved_once_however_often_it_is_asked(api: Api, client: Ope
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: post(client, path, {"budget_usd": "0.5"}), range(4)))
     assert {answer["id"] for answer in answers} == {batch_id}
-    assert api.publisher.events.count(("plan", batch_id)) == 1
-    assert plan(api.database, api.settings, batch_id)
+    assert api.publisher.events.count(PlanDue(batch_id)) == 1
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     planned_at = batch_of(api.database, batch_id).planned_at
     assert post(client, path, {"budget_usd": "0.50"})["id"] == batch_id
     assert post(client, path)["id"] == batch_id
@@ -265,4 +266,4 @@ def test_an_approval_that_nobody_announced_is_found_by_the_sweep(api: Api, clien
     with api.database.transaction() as session:
         session.execute(text("update batches set announced_at = now() - interval '1 h'"))
     sweep(api.database, api.settings, api.publisher)
-    assert api.publisher.events == [("plan", batch_id)]
+    assert api.publisher.events == [PlanDue(batch_id)]

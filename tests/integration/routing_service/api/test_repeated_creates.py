@@ -10,6 +10,7 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from routing_service.db import Database
+from routing_service.events import IngestDue
 from tests.integration.routing_service.api.test_batches import create
 from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api
@@ -27,7 +28,7 @@ def test_an_idempotency_key_makes_one_batch_however_often_it_is_sent(api: Api, c
     assert create(client, file_id, extra_headers={"Idempotency-Key": "k2"}).id != first.id
     assert create(client, file_id).id != first.id
     assert len(client.batches.list().data) == 3
-    assert api.publisher.events.count(("ingest", first.id)) == 1
+    assert api.publisher.events.count(IngestDue(first.id)) == 1
 
 
 def test_an_idempotency_key_is_the_api_keys_own(api: Api, client: OpenAI) -> None:

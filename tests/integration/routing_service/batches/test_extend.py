@@ -18,6 +18,7 @@ from routing_service.batches.options import parse_budget
 from routing_service.batches.pauses import pause_for_budget
 from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import DispatchDue, IngestDue, PlanDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import Batch, Request
 from routing_service.money import ledger
@@ -87,7 +88,7 @@ def test_a_continuation_has_the_key_options_and_metadata_of_its_batch_and_a_wind
     with api.database.transaction() as session:
         session.execute(text("update batches set created_at = created_at - interval '1 day', expires_at = now()"))
     second = ask(client, first, "retry", "2")
-    assert api.publisher.events == [("ingest", second.id)]
+    assert api.publisher.events == [IngestDue(second.id)]
     assert (second.metadata, second.completion_window) == ({"team": "x"}, "24h")
     assert second.expires_at == second.created_at + 86400
     before, after = batch_of(api.database, first), batch_of(api.database, second.id)
@@ -179,7 +180,7 @@ def test_a_retry_that_is_sent_again_finds_its_continuation(api: Api, client: Ope
     assert caught.value.code == "idempotency_conflict"
     third = ask(client, other, "top_up", "1").id
     assert ask(client, other, "top_up", "1", x_stainless_retry_count="1").id == third
-    assert api.publisher.events == [("ingest", second), ("ingest", third)]
+    assert api.publisher.events == [IngestDue(second), IngestDue(third)]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k"}])
@@ -213,7 +214,7 @@ def test_a_crash_before_the_lines_are_copied_costs_nothing(api: Api, client: Ope
         )
     publisher = FakePublisher()
     sweep(api.database, api.settings, publisher)
-    assert publisher.events == [("ingest", second)]
+    assert publisher.events == [IngestDue(second)]
     for _ in range(2):
         assert len(read(api, second)) == 3
 
@@ -306,7 +307,7 @@ def test_a_top_up_raises_the_limit_and_the_batch_object_shows_the_sum(api: Api, 
     assert batch_of(api.database, batch_id).options["budget_usd"] == "3.50"
     ask(client, batch_id, "top_up", 0.25)
     assert limit_of(api.database, batch_id) == 3_750_000_000
-    assert api.publisher.events == [("ingest", batch_id)]
+    assert api.publisher.events == [IngestDue(batch_id)]
 
 
 def test_a_batch_that_is_validated_meanwhile_is_judged_by_its_new_budget(api: Api, client: OpenAI) -> None:
@@ -347,7 +348,7 @@ def test_money_that_is_added_buys_upgrades(database: Database, options: dict[str
     batch_id = planned_batch(database, 200, SETTINGS, budget_nano=300_000_000, options=options)
     before = upgraded(database, batch_of(database, batch_id))
     publisher = add(database, batch_id, "0.4")
-    assert publisher.events == [("plan", batch_id), ("dispatch",)]
+    assert publisher.events == [PlanDue(batch_id), DispatchDue()]
     publisher.events.pop()
     work(database, SETTINGS, publisher)
     after = upgraded(database, batch_of(database, batch_id))

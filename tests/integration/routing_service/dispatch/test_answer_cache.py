@@ -15,6 +15,7 @@ from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
 from routing_service.models import Request
 from routing_service.money import ledger
+from routing_service.money.pricing import price_book
 from routing_service.money.reports import costs_by_batch
 from routing_service.plans.replan import replan
 from routing_service.settings import Settings
@@ -203,7 +204,7 @@ def test_reused_answers_say_nothing_of_what_answers_cost(database: Database, san
             ),
             {"id": second.id},
         )
-    assert replan(database, settings, second.id)
+    assert replan(database, settings, price_book(settings), second.id)
     assert batch_of(database, second.id).cost_factors is None
 
 

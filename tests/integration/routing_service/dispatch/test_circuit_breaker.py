@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from cli.main import main
 from routing_service.db import Database
+from routing_service.events import DispatchDue
+from routing_service.money.pricing import price_book
 from routing_service.plans.replan import replan
 from routing_service.upstream import circuit_breaker
 from routing_service.upstream.outcome import read_answer
@@ -70,7 +72,7 @@ def test_a_batch_that_waits_for_probes_goes_on_without_those_of_a_model_that_is_
     stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
     stage.pump()
     assert stage.states() == {"scored": 46, "succeeded": 4}
-    assert replan(stage.database, stage.settings, batch_id)
+    assert replan(stage.database, stage.settings, price_book(stage.settings), batch_id)
     stage.pump()
     assert stage.states() == {"scored": 10, "succeeded": 40}
     assert stage.rows("select paused from batches") == [("model_refused",)]
@@ -80,7 +82,7 @@ def test_a_paused_batch_is_not_resumed_before_it_is_time_for_a_trial(stage: Stag
     stage.plan(*dear(3))
     stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
     stage.pump()
-    assert ("dispatch",) not in stage.sweep().events
+    assert DispatchDue() not in stage.sweep().events
     assert stage.rows("select paused from batches") == [("model_refused",)]
     (wait,) = stage.rows("select extract(epoch from trial_at - now()) from model_circuits")
     assert 25 <= wait[0] <= 60
@@ -91,7 +93,7 @@ def test_a_trial_that_is_refused_leaves_the_batch_paused_and_one_that_is_answere
     stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
     stage.pump()
     stage.change("update model_circuits set trial_at = now()")
-    assert ("dispatch",) in stage.sweep().events
+    assert DispatchDue() in stage.sweep().events
     stage.pump()
     assert stage.upstreams.called("strong") == 1
     assert stage.rows("select paused from batches") == [("model_refused",)]
@@ -113,7 +115,7 @@ def test_a_changed_configuration_is_tried_at_once(stage: Stage, change: str, mon
     value = {"name": "sandbox-weak", "base_url": "http://127.0.0.1:10/v1", "api_key_env": "ANOTHER_KEY"}[change]
     stage.settings = stage.configured(**{change: value})
     stage.script = {}
-    assert ("dispatch",) in stage.sweep().events
+    assert DispatchDue() in stage.sweep().events
     stage.pump()
     assert stage.states() == {"succeeded": 3}
 

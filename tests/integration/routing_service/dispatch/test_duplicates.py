@@ -23,6 +23,7 @@ from routing_service.dispatch import finish as finishing
 from routing_service.dispatch import lease
 from routing_service.dispatch.finish import finish
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import FinishDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import BatchState, RequestState
 from routing_service.money.pricing import NANO, price_book
@@ -152,8 +153,8 @@ def test_a_gain_counts_for_every_answer_that_it_improves(database: Database) -> 
 def run(api: Api, batch_id: str) -> None:
     """All that the workers do of a batch; every call is answered."""
     assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
-    score(api.database, api.settings, Routers(api.settings), batch_id, 1)
-    assert plan(api.database, api.settings, batch_id)
+    score(api.database, api.settings, price_book(api.settings), Routers(api.settings), batch_id, 1)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     assert World(api.database, batch_id, [lease.open_lease(api.database, 60)]).drain() == BatchState.COMPLETED
 
 
@@ -247,7 +248,7 @@ def test_a_process_killed_between_an_answer_and_its_twins_loses_and_doubles_noth
     with database.transaction() as session:
         session.execute(text("update batches set announced_at = now() - interval '1 hour'"))
     sweep(database, SETTINGS, publisher)
-    assert ("finish", batch_id) in publisher.events
+    assert FinishDue(batch_id) in publisher.events
     assert moving.drain() == "completed"
     batch = batch_of(database, batch_id)
     assert (batch.succeeded, batch.failed, batch.total) == (11, 0, 11)

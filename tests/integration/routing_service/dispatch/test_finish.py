@@ -8,6 +8,7 @@ from sqlalchemy import text
 from routing_service.db import Database
 from routing_service.dispatch.finish import finish
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import DispatchDue, FinishDue, IngestDue, PlanDue, ScoreDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import Batch, BatchState, File
 from routing_service.money.pricing import price_book
@@ -189,11 +190,11 @@ def test_the_sweep_announces_what_nobody_took_up(database: Database) -> None:
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)
     assert set(publisher.events) == {
-        ("ingest", validating),
-        ("score", ingested, 1),
-        ("finish", done),
-        ("finish", cancelling),
-        ("dispatch",),
+        IngestDue(validating),
+        ScoreDue(ingested, 1),
+        FinishDue(done),
+        FinishDue(cancelling),
+        DispatchDue(),
     }
     assert _batch(database, planned).state is BatchState.IN_PROGRESS
 
@@ -213,4 +214,4 @@ def test_a_batch_whose_plan_was_lost_is_planned_by_the_sweep(database: Database)
         session.execute(text("update batches set announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)
-    assert publisher.events == [("plan", batch_id)]
+    assert publisher.events == [PlanDue(batch_id)]

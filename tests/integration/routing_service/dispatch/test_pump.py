@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from routing_service.db import Database
 from routing_service.dispatch.pump import Pump
+from routing_service.events import FinishDue
 from routing_service.models import Batch
 from routing_service.money import ledger
 from routing_service.money.pricing import price_book
@@ -48,7 +49,7 @@ def test_every_request_is_answered_by_its_planned_model_and_billed_exactly(datab
         _assert_sound(database, batch_id, sandbox, exact=True)
         assert sandbox.stats()["models"]["sandbox-strong"]["answered"] == 20
     assert states_of(database, batch_id) == {"succeeded": 80}
-    assert ("finish", batch_id) in publisher.events
+    assert FinishDue(batch_id) in publisher.events
     with database.transaction() as session:
         batch = session.get_one(Batch, batch_id)
         assert (batch.succeeded, batch.failed, batch.floor_nano) == (80, 0, 0)

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from routing_service.db import Database
 from routing_service.dispatch.pump import Pump
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import DispatchDue
 from routing_service.models import AttemptState, EntryBasis
 from routing_service.money import ledger
 from routing_service.money.pricing import price_book
@@ -64,7 +65,7 @@ def test_a_paused_batch_goes_on_when_its_model_is_back(database: Database) -> No
         assert _rows(database, "select paused from batches") == [("model_removed",)]
         publisher = FakePublisher()
         sweep(database, settings, publisher)
-        assert ("dispatch",) in publisher.events
+        assert DispatchDue() in publisher.events
         run_pump(database, settings)
     assert _rows(database, "select paused, succeeded from batches") == [(None, 4)]
 

@@ -13,6 +13,7 @@ from routing_service.batches.lifecycle import cancel, pause, resume
 from routing_service.db import Database
 from routing_service.dispatch.finish import finish
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import FinishDue
 from routing_service.models import BatchState
 from routing_service.money import ledger
 from routing_service.openai_format import output
@@ -79,7 +80,7 @@ def test_pausing_stops_claims_at_once_and_what_is_in_flight_is_settled(database:
 def _cancel(database: Database, batch_id: str, settings: Settings) -> None:
     publisher = FakePublisher()
     cancel(database, publisher, batch_of(database, batch_id).api_key_id, batch_id)
-    assert publisher.events == [("finish", batch_id)]
+    assert publisher.events == [FinishDue(batch_id)]
 
 
 def _expire(database: Database, batch_id: str, settings: Settings) -> None:
@@ -88,7 +89,7 @@ def _expire(database: Database, batch_id: str, settings: Settings) -> None:
         session.execute(text("update batches set expires_at = now(), announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(database, settings, publisher)
-    assert publisher.events[0] == ("finish", batch_id)
+    assert publisher.events[0] == FinishDue(batch_id)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from routing_service.db import Database
 from routing_service.dispatch.finish import finish
+from routing_service.events import DispatchDue, FinishDue
 from routing_service.exploration.explore import explore
 from routing_service.exploration.pairs import PairedAnswer, read_pairs
 from routing_service.ingest.ingest import ingest
@@ -34,7 +35,7 @@ def planned(api: Api, client: OpenAI, lines: int | list[Any] = 40, **routing: An
     batch_id = submit(client, lines, **routing)
     assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
     score_all(api.database, api.settings, batch_id)
-    assert plan(api.database, api.settings, batch_id)
+    assert plan(api.database, api.settings, price_book(api.settings), batch_id)
     return batch_id
 
 
@@ -106,14 +107,14 @@ def test_a_batch_is_explored_once_even_if_whoever_ended_it_died(api: Api, client
     batch_id = answered(api, client, explore_share=1)
     stage = Stage(api.database)
     stage.change("update batches set announced_at = now() - interval '1 day'")
-    assert ("finish", batch_id) in stage.sweep().events
+    assert FinishDue(batch_id) in stage.sweep().events
     assert explored(api, batch_id)
     assert explored(api, batch_id) is None
     assert explorations_of(api.database) == [batch_id]
     stage.change("update batches set announced_at = now() - interval '1 day'")
     events = stage.sweep().events
-    assert ("dispatch",) in events
-    assert ("finish", batch_id) not in events
+    assert DispatchDue() in events
+    assert FinishDue(batch_id) not in events
 
 
 def test_a_cancelled_batch_is_not_explored(api: Api, client: OpenAI) -> None:

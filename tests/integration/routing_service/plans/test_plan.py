@@ -102,7 +102,7 @@ def test_an_unscored_batch_is_planned_cheapest_first(database: Database) -> None
 def test_a_plan_that_stands_is_kept(database: Database) -> None:
     batch_id = planned_batch(database, 20, SETTINGS, budget_nano=100_000_000)
     before = batch_of(database, batch_id)
-    assert not plan(database, SETTINGS, batch_id)
+    assert not plan(database, SETTINGS, price_book(SETTINGS), batch_id)
     after = batch_of(database, batch_id)
     assert (after.planned_at, after.shadow_price, after.cut_line) == (
         before.planned_at,
@@ -113,25 +113,25 @@ def test_a_plan_that_stands_is_kept(database: Database) -> None:
 
 def test_nothing_is_planned_before_every_range_is_scored(database: Database) -> None:
     batch_id = ingested_batch(database, 100, SETTINGS)
-    score(database, SETTINGS, Routers(SETTINGS), batch_id, 1)
-    assert not plan(database, SETTINGS, batch_id)
+    score(database, SETTINGS, price_book(SETTINGS), Routers(SETTINGS), batch_id, 1)
+    assert not plan(database, SETTINGS, price_book(SETTINGS), batch_id)
     assert batch_of(database, batch_id).planned_at is None
 
 
 def test_a_cancelled_batch_gets_no_plan(database: Database) -> None:
     batch_id = ingested_batch(database, 5, SETTINGS)
-    score(database, SETTINGS, Routers(SETTINGS), batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), Routers(SETTINGS), batch_id, 1)
     with database.transaction() as session:
         session.execute(text("update batches set state = 'cancelling', cancelling_at = now()"))
-    assert not plan(database, SETTINGS, batch_id)
-    assert not plan(database, SETTINGS, "batch_unknown")
+    assert not plan(database, SETTINGS, price_book(SETTINGS), batch_id)
+    assert not plan(database, SETTINGS, price_book(SETTINGS), "batch_unknown")
 
 
 def test_a_batch_is_not_planned_while_a_model_is_not_configured(database: Database) -> None:
     batch_id = ingested_batch(database, 3, SETTINGS)
-    score(database, SETTINGS, Routers(SETTINGS), batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), Routers(SETTINGS), batch_id, 1)
     without = make_settings(models={"strong": STRONG}, routing={"candidates": ["strong"]})
-    assert not plan(database, without, batch_id)
+    assert not plan(database, without, price_book(without), batch_id)
     assert batch_of(database, batch_id).paused == "model_removed"
     sweep(database, SETTINGS, FakePublisher())
-    assert plan(database, SETTINGS, batch_id)
+    assert plan(database, SETTINGS, price_book(SETTINGS), batch_id)

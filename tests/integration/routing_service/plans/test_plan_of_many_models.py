@@ -54,8 +54,8 @@ def planned(database: Database, budget_nano: int, **options: object) -> str:
     batch_id = ingested_batch(
         database, lines, SETTINGS, budget_nano=budget_nano, candidates=CANDIDATES, options=dict(options)
     )
-    score(database, SETTINGS, Source(), batch_id, 1)
-    assert plan(database, SETTINGS, batch_id)
+    score(database, SETTINGS, price_book(SETTINGS), Source(), batch_id, 1)
+    assert plan(database, SETTINGS, price_book(SETTINGS), batch_id)
     return batch_id
 
 
@@ -93,8 +93,8 @@ def test_every_claimed_request_goes_to_the_model_that_the_plan_chose(database: D
 def test_a_line_that_cannot_afford_the_strong_model_still_gets_the_middle_one(database: Database) -> None:
     lines = [chat_line("a", "x" * 96, routing={"max_cost_usd": 0.01}), chat_line("b", "x" * 96)]
     batch_id = ingested_batch(database, lines, SETTINGS, budget_nano=10**12, candidates=CANDIDATES)
-    score(database, SETTINGS, Source(), batch_id, 1)
-    assert plan(database, SETTINGS, batch_id)
+    score(database, SETTINGS, price_book(SETTINGS), Source(), batch_id, 1)
+    assert plan(database, SETTINGS, price_book(SETTINGS), batch_id)
     assert claimed(database, batch_id) == {1: "middle", 2: "strong"}
 
 
@@ -115,7 +115,7 @@ def scored_pair(database: Database) -> str:
     """Sixty lines of like length between the two models of `PAIR`, scored."""
     lines = [chat_line(str(n), "x" * (100 + 40 * (n % 3))) for n in range(60)]
     batch_id = ingested_batch(database, lines, PAIR, budget_nano=300_000_000)
-    score(database, PAIR, Source(), batch_id, 1)
+    score(database, PAIR, price_book(PAIR), Source(), batch_id, 1)
     return batch_id
 
 
@@ -125,7 +125,7 @@ def test_predicted_costs_that_hardly_differ_are_damped_in_the_stored_ratios(data
     assert sorted(fit_lengths(database, PAIR)) == ["strong", "weak"]
     batch_id = scored_pair(database)
     plain = [row.ratio for row in rows_of(database, batch_id)]
-    assert plan(database, PAIR, batch_id)
+    assert plan(database, PAIR, price_book(PAIR), batch_id)
     batch, rows = batch_of(database, batch_id), rows_of(database, batch_id)
     cost = np.array([row.expected_cost_nano for row in rows])
     assert batch_damping(batch) == damping_of(cost)
@@ -141,6 +141,6 @@ def test_costs_that_differ_only_by_what_is_known_count_in_full(database: Databas
     """Before any length is learned every answer is expected to take the same: inputs differ, and they are known."""
     batch_id = scored_pair(database)
     plain = [row.ratio for row in rows_of(database, batch_id)]
-    assert plan(database, PAIR, batch_id)
+    assert plan(database, PAIR, price_book(PAIR), batch_id)
     assert batch_damping(batch_of(database, batch_id)) is None
     assert [row.ratio for row in rows_of(database, batch_id)] == plain

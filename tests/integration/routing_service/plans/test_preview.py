@@ -13,7 +13,9 @@ from routing_service.db import Database
 from routing_service.dispatch.fairness import runnable_batches
 from routing_service.dispatch.finish import finish
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import FinishDue
 from routing_service.models import Batch, BatchState, Budget, Request
+from routing_service.money.pricing import price_book
 from routing_service.plans.plan import plan
 from routing_service.plans.replan import replan
 from routing_service.settings import Settings
@@ -111,12 +113,12 @@ def test_where_costs_are_damped_a_plan_is_approved_as_it_was_shown(database: Dat
     learned = make_settings(models={"strong": STRONG, "weak": WEAK | {"expected_output_tokens": 99}})
     batch_id = ingested_batch(database, 80, SETTINGS, preview={}, budget_nano=250_000_000)
     score_all(database, SETTINGS, batch_id)
-    assert not plan(database, learned, batch_id)
+    assert not plan(database, learned, price_book(learned), batch_id)
     chosen = preview_of(database, batch_id)["chosen"]
     with database.transaction() as session:
         batch = session.get_one(Batch, batch_id)
         batch.approved_at, batch.planned_at, batch.paused = batch.created_at, None, None
-    assert plan(database, learned, batch_id)
+    assert plan(database, learned, price_book(learned), batch_id)
     batch = batch_of(database, batch_id)
     assert batch.cost_power < 1
     assert (batch.shadow_price, batch.cut_line) == (chosen["shadow_price"], chosen["cut_line"])
@@ -202,8 +204,8 @@ def test_a_preview_stands_still_and_nothing_looks_at_it(database: Database) -> N
     sweep(database, SETTINGS, publisher)
     assert publisher.events == []
     assert runnable_batches(database) == []
-    assert not plan(database, SETTINGS, batch_id)
-    assert not replan(database, SETTINGS, batch_id)
+    assert not plan(database, SETTINGS, price_book(SETTINGS), batch_id)
+    assert not replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     batch = batch_of(database, batch_id)
     assert (batch.state, batch.paused) == (BatchState.IN_PROGRESS, "approval")
     with database.transaction() as session:
@@ -221,7 +223,7 @@ def test_a_preview_that_nobody_approves_expires_by_its_window(database: Database
         )
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)
-    assert ("finish", batch_id) in publisher.events
+    assert FinishDue(batch_id) in publisher.events
     assert finish(database, batch_id)
     batch = batch_of(database, batch_id)
     assert (batch.state, batch.failed) == (BatchState.EXPIRED, 10)
@@ -240,5 +242,5 @@ def test_a_preview_that_is_cancelled_while_it_is_planned_stays_so(database: Data
         batch = session.get_one(Batch, batch_id)
         batch.preview, batch.planned_at, batch.paused = {}, None, None
         batch.state, batch.cancelling_at = BatchState.CANCELLING, batch.created_at
-    assert not plan(database, SETTINGS, batch_id)
+    assert not plan(database, SETTINGS, price_book(SETTINGS), batch_id)
     assert batch_of(database, batch_id).preview == {}

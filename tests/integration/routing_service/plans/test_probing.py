@@ -13,6 +13,7 @@ from routing_service.db import Database
 from routing_service.dispatch.lease import open_lease
 from routing_service.dispatch.settle import settle
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import PlanDue
 from routing_service.models import AttemptState, Batch, EntryBasis, Request, RequestState
 from routing_service.money.pricing import cost_nano, price_book
 from routing_service.plans.probing import Probing
@@ -59,7 +60,7 @@ def test_when_most_probes_are_answered_the_batch_is_cut_anew_and_goes_on(databas
     strong = [t for t in tickets if t.model == "strong"]
     assert settled(weak) == []  # strong's are in flight: nothing is known of them
     assert settled(strong[:8]) == [batch_id]
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     batch = batch_of(database, batch_id)
     assert batch.probes is None
     assert batch.cost_factors == pytest.approx([0.1, 0.1], abs=0.06)
@@ -77,7 +78,7 @@ def test_a_model_that_the_first_cut_does_not_ask_is_probed_after_the_second(data
     assert {ticket.model for ticket in first} == {"weak"}
     assert settled(first) == [batch_id]
     assert claimed(database, SETTINGS, pump, batch_id) == []  # whatever comes before the new cut waits for it
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     second = claimed(database, SETTINGS, pump, batch_id)
     assert {ticket.model for ticket in second} == {"strong"}
     assert batch_of(database, batch_id).probes == 10
@@ -123,7 +124,7 @@ def test_a_lost_message_of_probes_is_sent_again_by_the_sweep(database: Database)
         session.execute(text("update batches set announced_at = now() - interval '1 hour'"))
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)
-    assert ("plan", batch_id) in publisher.events
+    assert PlanDue(batch_id) in publisher.events
 
 
 def test_a_batch_of_models_with_learned_lengths_needs_no_probes(database: Database) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import select, text
 from routing_service.db import Database
 from routing_service.dispatch.lease import open_lease
 from routing_service.models import Batch, Request
+from routing_service.money.pricing import price_book
 from routing_service.plans.probing import end_probing
 from routing_service.plans.replan import PRIOR_REQUESTS, replan, take_due
 from routing_service.settings import Settings
@@ -32,7 +33,7 @@ def test_a_replan_spends_what_shorter_answers_left_over(database: Database) -> N
     batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=0.5, lines=100)
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     after = batch_of(database, batch_id)
     assert after.shadow_price is not None
     assert before.shadow_price is not None
@@ -50,7 +51,7 @@ def test_a_replan_downgrades_before_the_money_runs_out(database: Database) -> No
     batch_id = known_batch(database, 400, SETTINGS, budget_nano=600_000_000)
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=1.5, lines=60)
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     after = batch_of(database, batch_id)
     assert len(upgraded(database, after)) < len(upgraded(database, before))
 
@@ -61,7 +62,7 @@ def test_after_a_replan_the_expected_totals_are_those_of_the_whole_batch_under_t
     before = batch_of(database, batch_id)
     _answer(database, before, share_of_expected=0.5, lines=100)
     _send(database, before, lines=(101, 120))
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     after = batch_of(database, batch_id)
     with database.transaction() as session:
         rows = session.scalars(select(Request).where(Request.batch_id == batch_id)).all()
@@ -85,7 +86,7 @@ def test_a_pinned_line_in_flight_adds_its_cost_and_no_gain(database: Database) -
     batch_id = known_batch(database, [*pins, *(chat_line(f"a{n}") for n in range(20))], SETTINGS)
     before = batch_of(database, batch_id)
     _send(database, before, lines=(1, 4))
-    assert replan(database, SETTINGS, batch_id)
+    assert replan(database, SETTINGS, price_book(SETTINGS), batch_id)
     after = batch_of(database, batch_id)
     assert after.expected_gain == pytest.approx(before.expected_gain)
     assert after.expected_cost_nano == before.expected_cost_nano
@@ -94,8 +95,8 @@ def test_a_pinned_line_in_flight_adds_its_cost_and_no_gain(database: Database) -
 def test_only_a_plan_for_a_budget_is_made_anew(database: Database) -> None:
     options = {"mode": "share", "strong_share": 0.3}
     batch_id = known_batch(database, 60, SETTINGS, budget_nano=10**10, options=options)
-    assert not replan(database, SETTINGS, batch_id)
-    assert not replan(database, SETTINGS, "batch_of_nobody")
+    assert not replan(database, SETTINGS, price_book(SETTINGS), batch_id)
+    assert not replan(database, SETTINGS, price_book(SETTINGS), "batch_of_nobody")
 
 
 def test_a_new_cut_falls_due_once_for_each_twentieth_of_a_batch(database: Database) -> None:

@@ -92,12 +92,13 @@ def test_promotion_reaches_a_running_worker_and_a_batch_keeps_its_version(
     worker, other = Routers(settings, database), Routers(settings, database)
     activate(database, low)
     first, straddling = auto(database, settings), auto(database, settings, 2 * RANGE)
-    assert score(database, settings, worker, first, 1)
-    assert not score(database, settings, worker, straddling, 1)
+    assert score(database, settings, price_book(settings), worker, first, 1)
+    assert not score(database, settings, price_book(settings), worker, straddling, 1)
     activate(database, high)
     after = auto(database, settings)
-    assert score(database, settings, worker, after, 1)
-    assert score(database, settings, other, straddling, RANGE + 1)  # by a worker that never saw the first version serve
+    assert score(database, settings, price_book(settings), worker, after, 1)
+    # By a worker that never saw the first version serve.
+    assert score(database, settings, price_book(settings), other, straddling, RANGE + 1)
     assert [rates(database, batch_id) for batch_id in (first, straddling, after)] == [[0.6] * 4, [0.6] * 8, [0.8] * 4]
     found = [batch_of(database, batch_id) for batch_id in (first, straddling, after)]
     assert [(batch.router, batch.router_version_id) for batch in found] == [
@@ -108,13 +109,13 @@ def test_promotion_reaches_a_running_worker_and_a_batch_keeps_its_version(
     with database.transaction() as session:
         assert rollback(session) == low
     back = auto(database, settings)
-    score(database, settings, worker, back, 1)
+    score(database, settings, price_book(settings), worker, back, 1)
     assert batch_of(database, back).router_version_id == low
 
 
 def test_without_an_active_version_the_built_in_router_serves(database: Database, settings: Settings) -> None:
     batch_id = auto(database, settings)
-    score(database, settings, Routers(settings, database), batch_id, 1)
+    score(database, settings, price_book(settings), Routers(settings, database), batch_id, 1)
     batch = batch_of(database, batch_id)
     assert (batch.router, batch.router_version_id, batch.unscored) == ("gain", None, False)
 
@@ -124,7 +125,7 @@ def test_a_router_that_a_batch_names_stays_what_it_is(
 ) -> None:
     activate(database, versions[1])
     batch_id = ingested_batch(database, RANGE, settings, router="random")
-    score(database, settings, Routers(settings, database), batch_id, 1)
+    score(database, settings, price_book(settings), Routers(settings, database), batch_id, 1)
     assert (batch_of(database, batch_id).router, batch_of(database, batch_id).router_version_id) == ("random", None)
 
 
@@ -138,7 +139,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
     break_artifact(database, high, tmp_path)
     for _ in range(2):
         batch_id = auto(database, settings)
-        assert score(database, settings, worker, batch_id, 1)
+        assert score(database, settings, price_book(settings), worker, batch_id, 1)
         batch = batch_of(database, batch_id)
         assert (batch.router_version_id, batch.unscored) == (low, False)
         assert rates(database, batch_id) == [0.6] * 4
@@ -155,7 +156,7 @@ def test_with_none_that_can_be_loaded_the_built_in_router_serves(
         activate(database, number)
         break_artifact(database, number, tmp_path)
     batch_id = auto(database, settings)
-    assert score(database, settings, Routers(settings, database), batch_id, 1)
+    assert score(database, settings, price_book(settings), Routers(settings, database), batch_id, 1)
     assert (batch_of(database, batch_id).router, batch_of(database, batch_id).unscored) == ("gain", False)
 
 
@@ -184,7 +185,7 @@ def test_a_version_that_ends_its_process_is_left_for_the_built_in_router(
     with database.transaction() as session:  # a process that died in loading left nothing but its attempt
         session.execute(text("update score_ranges set attempts = 2"))
     worker = Routers(settings, database)
-    assert score(database, settings, worker, batch_id, 1)
+    assert score(database, settings, price_book(settings), worker, batch_id, 1)
     batch = batch_of(database, batch_id)
     assert (batch.router, batch.router_version_id, batch.unscored) == ("gain", None, False)
     with database.transaction() as session:
@@ -197,14 +198,14 @@ def test_a_batch_of_a_version_that_another_worker_cannot_load_goes_on_unscored(
 ) -> None:
     activate(database, versions[1])
     batch_id = auto(database, settings, 2 * RANGE)
-    score(database, settings, Routers(settings, database), batch_id, 1)
+    score(database, settings, price_book(settings), Routers(settings, database), batch_id, 1)
     elsewhere = settings.model_copy(
         update={"artifact_url": str(tmp_path / "none"), "artifact_cache": tmp_path / "none"}
     )
     other = Routers(elsewhere, database)
     with pytest.raises(Exception, match="has no artifact"):
-        score(database, elsewhere, other, batch_id, RANGE + 1)
-    assert score(database, elsewhere, other, batch_id, RANGE + 1)
+        score(database, elsewhere, price_book(elsewhere), other, batch_id, RANGE + 1)
+    assert score(database, elsewhere, price_book(elsewhere), other, batch_id, RANGE + 1)
     batch = batch_of(database, batch_id)
     assert (batch.unscored, batch.router_version_id) == (True, versions[1])
     name = f"version-{versions[1]}"
@@ -217,7 +218,7 @@ def test_a_batch_of_one_model_needs_no_router(
     activate(database, versions[0])
     break_artifact(database, versions[0], tmp_path)
     batch_id = auto(database, settings, candidates=["weak"])
-    score(database, settings, Routers(settings, database), batch_id, 1)
+    score(database, settings, price_book(settings), Routers(settings, database), batch_id, 1)
     assert (batch_of(database, batch_id).router, batch_of(database, batch_id).router_version_id) == ("auto", None)
 
 
@@ -237,8 +238,8 @@ def test_every_decision_and_the_plan_name_the_version(
     batch_id = auto(database, settings)
     score_all(database, settings, batch_id)
     activate(database, versions[1])
-    assert plan(database, settings, batch_id)
-    assert replan(database, settings, batch_id)
+    assert plan(database, settings, price_book(settings), batch_id)
+    assert replan(database, settings, price_book(settings), batch_id)
     assert batch_of(database, batch_id).router_version_id == versions[0]
     held = lease.open_lease(database, 30)
     with database.transaction() as session:
@@ -262,7 +263,7 @@ def test_clients_name_a_version_and_see_which_one_routed_their_batch(
         named, unnamed = (create(client, file_id, extra_body=by(name)).id for name in (f"version-{high}", "auto"))
         for batch_id in (named, unnamed):
             ingest(database, settings, price_book(settings), batch_id)
-            score(database, settings, worker, batch_id, 1)
+            score(database, settings, price_book(settings), worker, batch_id, 1)
         shown = [routing(client.batches.retrieve(batch_id)) for batch_id in (named, unnamed)]
         with pytest.raises(BadRequestError, match="no router 'version-99'") as refused:
             create(client, extra_body=by("version-99"))
@@ -291,7 +292,7 @@ def test_a_continuation_of_a_batch_that_named_no_router_takes_the_version_of_now
     for router in ("auto", f"version-{versions[0]}"):
         first = create(client, upload(client, chat_file(RANGE)), extra_body=by(router)).id
         ingest(api.database, settings, price_book(settings), first)
-        score(api.database, settings, Routers(settings, api.database), first, 1)
+        score(api.database, settings, price_book(settings), Routers(settings, api.database), first, 1)
         with api.database.transaction() as session:
             session.execute(
                 text("update batches set state = 'completed', completed_at = now(), failed = total where id = :id"),

@@ -32,7 +32,7 @@ def test_a_batch_is_scored_by_the_artifact_that_it_names(database: Database, tmp
         wish = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch_id = client.batches.create(**wish, extra_body={"routing": {"router": "mine"}}).id  # type: ignore[arg-type]
         assert ingest(database, settings, price_book(settings), batch_id) == [1]
-        assert score(database, settings, Routers(settings), batch_id, 1)
+        assert score(database, settings, price_book(settings), Routers(settings), batch_id, 1)
         shown = client.batches.retrieve(batch_id).model_dump()["routing"]
         with pytest.raises(BadRequestError, match="Routers: auto, gain, mine, random"):
             client.batches.create(**wish, extra_body={"routing": {"router": "yours"}})  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_an_artifact_that_is_gone_leaves_the_batch_unscored_and_names_no_path(
             extra_body={"routing": {"router": "mine"}},
         )
         ingest(database, settings, price_book(settings), batch.id)
-        assert score(database, settings, Routers(settings), batch.id, 1)
+        assert score(database, settings, price_book(settings), Routers(settings), batch.id, 1)
         shown = client.batches.retrieve(batch.id).model_dump()["routing"]
     assert shown["unscored"]
     assert shown["unscored_reason"] == "The router 'mine' failed (ArtifactError); the score worker's log says more."

@@ -33,7 +33,7 @@ def scored(database: Database, lines: list[Any], **changes: Any) -> tuple[str, S
     batch_id = ingested_batch(database, lines, SETTINGS, **changes)
     lengths = LengthModels()
     for first in range(1, len(lines) + 1, 8):
-        score(database, SETTINGS, ROUTERS, batch_id, first, lengths)
+        score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, first, lengths)
     with database.transaction() as session:
         query = select(Request).where(Request.batch_id == batch_id).order_by(Request.line)
         return batch_id, session.scalars(query).all()
@@ -127,7 +127,7 @@ def test_the_floor_of_a_pinned_line_is_that_of_its_own_model(database: Database)
     lines = [chat_line(str(n), routing={"model": pin} if pin else {}) for n, pin in enumerate(pins)]
     batch_id = ingested_batch(database, lines, settings)
     without = make_settings(models={k: v for k, v in settings.models.items() if k != "gone"}, score={"range_lines": 8})
-    score(database, without, ROUTERS, batch_id, 1)
+    score(database, without, price_book(without), ROUTERS, batch_id, 1)
     with database.transaction() as session:
         rows = session.scalars(select(Request).where(Request.batch_id == batch_id).order_by(Request.line)).all()
     weak, strong = rows[0].expected_cost_nano or (0, 0)
@@ -143,7 +143,7 @@ def test_a_range_scored_twice_moves_the_floor_once(database: Database) -> None:
     with database.transaction() as session:
         session.execute(text("update score_ranges set done_at = null where first_line = 1"))
         session.execute(text("update requests set state = 'queued' where batch_id = :b and line <= 4"), {"b": batch_id})
-    score(database, SETTINGS, ROUTERS, batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     with database.transaction() as session:
         after = session.scalars(select(Request).where(Request.batch_id == batch_id).order_by(Request.line)).all()
     moved = [new.floor_nano != old.floor_nano for new, old in zip(after, rows, strict=True)]

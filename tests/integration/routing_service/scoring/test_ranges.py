@@ -8,6 +8,7 @@ from routing_service.batches.lifecycle import pause
 from routing_service.batches.pauses import pause_for_models
 from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
+from routing_service.events import DispatchDue, Event, IngestDue, PlanDue, ScoreDue
 from routing_service.ingest.ingest import ingest
 from routing_service.models import ApiKey
 from routing_service.money.pricing import price_book
@@ -45,12 +46,13 @@ def announced(database: Database, batch_id: str | None = None) -> list[tuple[str
     """What is announced now: batch, and the number of its range."""
     publisher = FakePublisher()
     announce_ranges(database, SETTINGS, publisher, batch_id)
-    assert {event[0] for event in publisher.events} <= {"score"}
-    return [(str(event[1]), int(event[2]) // LINES) for event in publisher.events]
+    ranges = [event for event in publisher.events if isinstance(event, ScoreDue)]
+    assert ranges == publisher.events
+    return [(event.batch_id, event.first_line // LINES) for event in ranges]
 
 
 def score_range(database: Database, batch_id: str, number: int) -> None:
-    score(database, SETTINGS, Routers(SETTINGS), batch_id, number * LINES + 1)
+    score(database, SETTINGS, price_book(SETTINGS), Routers(SETTINGS), batch_id, number * LINES + 1)
 
 
 def test_a_large_batch_has_few_ranges_announced_and_one_more_for_each_that_is_done(database: Database) -> None:
@@ -99,21 +101,21 @@ def test_ranges_whose_announcement_was_lost_are_announced_again_by_the_sweep(dat
     batch_id = ingested(database, new_key(database), 20)
     publisher = FakePublisher()
     sweep(database, SETTINGS, publisher)  # the ingest that should have announced them died
-    first = [("score", batch_id, 1 + LINES * n) for n in range(AT_ONCE)]
+    first: list[Event] = [ScoreDue(batch_id, 1 + LINES * n) for n in range(AT_ONCE)]
     assert publisher.events == first
     with database.transaction() as session:
         session.execute(text("update score_ranges set announced_at = announced_at - interval '1 hour'"))
     publisher.events.clear()
     sweep(database, SETTINGS, publisher)
-    assert sorted(publisher.events) == first
+    assert set(publisher.events) == set(first)
 
 
 def test_through_the_queue_a_small_batch_is_planned_long_before_a_large_one_is_scored(database: Database) -> None:
     key_id = new_key(database)
     large, small = new_batch(database, key_id, 20), new_batch(database, key_id, 1)
     publisher = _Watched(database, large, small)
-    publisher.ingest(large)
-    publisher.ingest(small)
+    publisher.publish(IngestDue(large))
+    publisher.publish(IngestDue(small))
     work(database, SETTINGS, publisher)
     assert publisher.still_open >= 20 - AT_ONCE - 1
     assert batch_of(database, large).planned_at is not None
@@ -127,12 +129,10 @@ class _Watched(FakePublisher):
         self.still_open = 0
         self._database, self._large, self._small = database, large, small
 
-    def plan(self, batch_id: str) -> None:
-        if batch_id == self._small:
+    def publish(self, event: Event) -> None:
+        if event == PlanDue(self._small):
             query = text("select count(*) from score_ranges where done_at is null and batch_id = :id")
             with self._database.transaction() as session:
                 self.still_open = session.scalar(query, {"id": self._large}) or 0
-        super().plan(batch_id)
-
-    def dispatch(self) -> None:
-        """Nobody is there to answer."""
+        if event != DispatchDue():  # nobody is there to answer
+            super().publish(event)

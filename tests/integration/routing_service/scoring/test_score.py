@@ -14,6 +14,7 @@ from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
 from routing_service.errors import ScoringError
 from routing_service.models import Request, RequestState, ScoreRange
+from routing_service.money.pricing import price_book
 from routing_service.routers.base import Floats
 from routing_service.routers.random import RandomRouter
 from routing_service.routers.registry import Routers
@@ -68,7 +69,9 @@ def attempts(database: Database, batch_id: str) -> list[int]:
 
 def test_the_last_range_of_a_batch_says_so(database: Database) -> None:
     batch_id = ingested_batch(database, 10, SETTINGS)
-    assert [score(database, SETTINGS, ROUTERS, batch_id, first) for first in (9, 1, 5)] == [False, False, True]
+    prices = price_book(SETTINGS)
+    last = [score(database, SETTINGS, prices, ROUTERS, batch_id, first) for first in (9, 1, 5)]
+    assert last == [False, False, True]
     assert {row.state for row in rows_of(database, batch_id)} == {RequestState.SCORED}
     assert not batch_of(database, batch_id).unscored
 
@@ -76,7 +79,7 @@ def test_the_last_range_of_a_batch_says_so(database: Database) -> None:
 def test_scores_are_those_of_the_router_and_the_prices(database: Database) -> None:
     batch_id = ingested_batch(database, 4, SETTINGS)
     floor = batch_of(database, batch_id).floor_nano
-    score(database, SETTINGS, ROUTERS, batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     for row in rows_of(database, batch_id):
         u = RandomRouter().win_rates([f"What is {row.line} times 7?"], "strong", "weak")[0]
         assert row.expected_cost_nano
@@ -91,9 +94,9 @@ def test_scores_are_those_of_the_router_and_the_prices(database: Database) -> No
 
 def test_scoring_twice_changes_nothing_and_announces_the_plan_again(database: Database) -> None:
     batch_id = ingested_batch(database, 3, SETTINGS)
-    score(database, SETTINGS, ROUTERS, batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     before = [(row.ratio, row.quality) for row in rows_of(database, batch_id)]
-    assert score(database, SETTINGS, FailingRouter(), batch_id, 1)
+    assert score(database, SETTINGS, price_book(SETTINGS), FailingRouter(), batch_id, 1)
     assert [(row.ratio, row.quality) for row in rows_of(database, batch_id)] == before
     assert attempts(database, batch_id) == [1]
 
@@ -104,7 +107,7 @@ def test_scoring_twice_changes_nothing_and_announces_the_plan_again(database: Da
 )
 def test_the_ratio_is_what_the_mode_ranks_by(database: Database, mode: dict[str, Any], expected: str) -> None:
     batch_id = ingested_batch(database, 4, SETTINGS, options=mode)
-    score(database, SETTINGS, ROUTERS, batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     for row in rows_of(database, batch_id):
         u = RandomRouter().win_rates([f"What is {row.line} times 7?"], "strong", "weak")[0]
         assert row.ratio == pytest.approx(u)  # of the random router, gain and published win rate are the same number
@@ -119,7 +122,7 @@ def test_what_is_pinned_or_too_dear_for_its_line_is_not_for_the_plan(database: D
         {"max_cost_usd": 1},
     ]
     batch_id = ingested_batch(database, [chat_line(str(n), routing=pin) for n, pin in enumerate(pins)], SETTINGS)
-    score(database, SETTINGS, ROUTERS, batch_id, 1)
+    score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     rows = rows_of(database, batch_id)
     assert [row.ratio for row in rows[:3]] == [INF, -INF, -INF]
     assert rows[3].ratio is not None
@@ -131,7 +134,7 @@ def test_what_is_pinned_or_too_dear_for_its_line_is_not_for_the_plan(database: D
 def test_a_single_candidate_needs_no_router(database: Database) -> None:
     settings = make_settings(routing={"candidates": ["weak"]})
     batch_id = ingested_batch(database, 2, settings, candidates=["weak"])
-    assert score(database, settings, FailingRouter(), batch_id, 1)
+    assert score(database, settings, price_book(settings), FailingRouter(), batch_id, 1)
     assert [(row.ratio, row.win_rate, row.quality) for row in rows_of(database, batch_id)] == [(-INF, None, [0.5])] * 2
     assert not batch_of(database, batch_id).unscored
 
@@ -140,8 +143,8 @@ def test_a_router_may_fail_and_be_asked_again(database: Database) -> None:
     batch_id = ingested_batch(database, 3, SETTINGS)
     router = FailingRouter(failures=1)
     with pytest.raises(RuntimeError):
-        score(database, SETTINGS, router, batch_id, 1)
-    assert score(database, SETTINGS, router, batch_id, 1)
+        score(database, SETTINGS, price_book(SETTINGS), router, batch_id, 1)
+    assert score(database, SETTINGS, price_book(SETTINGS), router, batch_id, 1)
     assert attempts(database, batch_id) == [2]
     assert all(row.win_rate is not None for row in rows_of(database, batch_id))
 
@@ -152,8 +155,8 @@ def test_a_range_whose_router_keeps_failing_goes_on_unscored(database: Database,
     router = FailingRouter()
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            score(database, SETTINGS, router, batch_id, 1)
-    assert score(database, SETTINGS, router, batch_id, 1)
+            score(database, SETTINGS, price_book(SETTINGS), router, batch_id, 1)
+    assert score(database, SETTINGS, price_book(SETTINGS), router, batch_id, 1)
     rows = rows_of(database, batch_id)
     batch = batch_of(database, batch_id)
     assert batch.unscored
@@ -171,7 +174,7 @@ def test_attempts_that_killed_their_process_count(database: Database) -> None:
     with database.transaction() as session:
         session.execute(text("update score_ranges set attempts = 3"))
     router = FailingRouter(failures=0)
-    assert score(database, SETTINGS, router, batch_id, 1)
+    assert score(database, SETTINGS, price_book(SETTINGS), router, batch_id, 1)
     assert router.calls == 0
     batch = batch_of(database, batch_id)
     assert (batch.unscored, batch.unscored_reason) == (True, "The router 'random' ended the process that ran it.")
@@ -180,7 +183,7 @@ def test_attempts_that_killed_their_process_count(database: Database) -> None:
 def test_an_unknown_router_ends_as_unscored(database: Database) -> None:
     settings = make_settings(score={"max_attempts": 1})
     batch_id = ingested_batch(database, 2, settings, router="oracle")
-    assert score(database, settings, Routers(settings), batch_id, 1)
+    assert score(database, settings, price_book(settings), Routers(settings), batch_id, 1)
     batch = batch_of(database, batch_id)
     assert batch.unscored
     assert (batch.unscored_reason or "").startswith("There is no router 'oracle'.")
@@ -190,19 +193,19 @@ def test_the_first_reason_of_an_unscored_batch_stays_and_holds_no_key(database: 
     settings = make_settings(score={"range_lines": 2, "max_attempts": 1})
     batch_id = ingested_batch(database, 4, settings)
     for first, said in ((1, "the model 'x' is not rated; sk-abcdefghijkl"), (3, "another")):
-        score(database, settings, FailingRouter(error=ScoringError(said)), batch_id, first)
+        score(database, settings, price_book(settings), FailingRouter(error=ScoringError(said)), batch_id, first)
     assert batch_of(database, batch_id).unscored_reason == "the model 'x' is not rated; sk-***"
 
 
 def test_a_range_waits_without_an_attempt_while_a_model_is_not_configured(database: Database) -> None:
     batch_id = ingested_batch(database, 3, SETTINGS)
     without = make_settings(models={"strong": STRONG}, routing={"candidates": ["strong"]})
-    assert not score(database, without, ROUTERS, batch_id, 1)
+    assert not score(database, without, price_book(without), ROUTERS, batch_id, 1)
     assert batch_of(database, batch_id).paused == "model_removed"
     assert attempts(database, batch_id) == [0]
     sweep(database, SETTINGS, FakePublisher())
     assert batch_of(database, batch_id).paused is None
-    assert score(database, SETTINGS, ROUTERS, batch_id, 1)
+    assert score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
     assert attempts(database, batch_id) == [1]
 
 
@@ -210,8 +213,8 @@ def test_a_batch_that_is_not_in_progress_is_left_alone(database: Database) -> No
     batch_id = ingested_batch(database, 3, SETTINGS)
     with database.transaction() as session:
         session.execute(text("update batches set state = 'cancelling', cancelling_at = now()"))
-    assert not score(database, SETTINGS, ROUTERS, batch_id, 1)
-    assert not score(database, SETTINGS, ROUTERS, "batch_unknown", 1)
+    assert not score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, 1)
+    assert not score(database, SETTINGS, price_book(SETTINGS), ROUTERS, "batch_unknown", 1)
     assert {row.state for row in rows_of(database, batch_id)} == {RequestState.QUEUED}
     assert attempts(database, batch_id) == [0]
 
@@ -221,7 +224,7 @@ def test_ranges_scored_at_the_same_time_end_in_one_plan_at_least(database: Datab
     outcomes: list[bool] = []
 
     def run(first: int) -> None:
-        outcomes.append(score(database, SETTINGS, ROUTERS, batch_id, first))
+        outcomes.append(score(database, SETTINGS, price_book(SETTINGS), ROUTERS, batch_id, first))
 
     threads = [threading.Thread(target=run, args=(first,)) for first in (1, 5, 9, 13, 13)]
     for thread in threads:
