@@ -224,7 +224,7 @@ class ScoreSettings(Section):
 
 
 class DispatchSettings(Section):
-    bite: int = Field(128, ge=1)  # requests claimed and reserved in one transaction
+    claim_chunk: int = Field(128, ge=1)  # requests claimed and reserved in one transaction
     max_in_flight: int = Field(512, ge=1)  # calls of one pump
     claim_s: float = Field(30, gt=0)  # then it stops claiming, rings again, finishes what is in flight
     grace_s: float = Field(30, ge=0)  # of a worker that is stopped, for the calls it has in flight

@@ -2,9 +2,9 @@
 
 `python -m benchmarks.dispatch.ledger [--reservations 100000] [--processes 1 2 4 8] [--repeats 3] [--seed 1] [--json]`
 
-Every process reserves bites of 64 on the budgets of eight batches, each time together with one budget that all batches
-share, and settles what it holds in flight. The shared limit is so close that it binds towards the end. A deadlock, a
-reservation that the database refuses, a balance above its limit or a sum that is wrong ends the run with an error.
+Every process reserves claim chunks of 64 on the budgets of eight batches, each time together with one budget that all
+batches share, and settles what it holds in flight. The shared limit is so close that it binds towards the end. A
+deadlock, a reservation that the database refuses, a balance above its limit or a wrong sum ends the run with an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deploy.servers import run_postgres
 from migrations.runner import upgrade
 from routing_service.db import Database
 from routing_service.money import ledger
-from tests.support.chaos.contention import BITE, WORST_NANO, contend, make_contest
+from tests.support.chaos.contention import CLAIM_CHUNK, WORST_NANO, contend, make_contest
 
 BATCHES = 8
 SHARE_BILLED = 0.17  # of the worst cases of all lines: the shared limit, of which they bill nearly as much
@@ -32,7 +32,7 @@ SHARE_BILLED = 0.17  # of the worst cases of all lines: the shared limit, of whi
 
 @dataclass(frozen=True)
 class Run:
-    """One contest. Rates are a second of wall time, from the first process's first bite to the last one's end."""
+    """One contest. Rates are a second of wall time, from the first process's first chunk to the last one's end."""
 
     processes: int
     reserved: int
@@ -94,7 +94,13 @@ def measure(processes: int, reservations: int, seed: int) -> Run:
 
 
 def as_table(runs: list[Run]) -> Table:
-    table = Table("processes", "reservations", "refused", f"reservations/s in bites of {BITE}", "settled of the limit")
+    table = Table(
+        "processes",
+        "reservations",
+        "refused",
+        f"reservations/s in claim chunks of {CLAIM_CHUNK}",
+        "settled of the limit",
+    )
     for processes in sorted({run.processes for run in runs}):
         mine = [run for run in runs if run.processes == processes]
         rates = sorted(run.rate for run in mine)

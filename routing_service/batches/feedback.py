@@ -67,7 +67,7 @@ def give_feedback(
 
 
 def _find(session: Session, api_key_id: str, name: RequestName) -> _Answered:
-    first = aliased(Request)  # of a twin, the line that was asked in its stead
+    first = aliased(Request)  # of a duplicate, the line that was asked in its stead
     found = session.execute(
         select(
             Request.batch_id,

@@ -1,4 +1,4 @@
-"""What of a bite's requests is taken, to which model: decided row by row, on balances that are locked.
+"""What of a claim chunk's requests is taken, to which model: decided row by row, on balances that are locked.
 
 Why a request ends in a claim, without a call.
 """
@@ -33,11 +33,11 @@ class Admission:
         planned: dict[int, str],
         funds: Funds,
         slots: dict[str, int],
-        suspects: int,
+        quarantine_room: int,
     ) -> None:
         self.settings, self.prices, self.plan, self.slots = settings, prices, plan, slots
         self.planned = planned  # by line
-        self.suspects = suspects  # that may still be taken
+        self.quarantine_room = quarantine_room  # for requests that were lost before
         self.headroom = funds.own.headroom
         self.floor = plan.floor_nano
         self.in_flight = funds.own.reserved > 0
@@ -45,25 +45,25 @@ class Admission:
         self.took_strong = False
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
-        self.homeless: list[Row[Any]] = []  # pinned to a model that is no longer configured
-        self.given_up: list[Row[Any]] = []  # which no money is left to ask another model for
+        self.unroutable: list[Row[Any]] = []  # pinned to a model that is no longer configured
+        self.fallback_exhausted: list[Row[Any]] = []  # which no money is left to ask another model for
         self.cheap_is_full = slots.get(plan.cheapest, 0) <= 0  # its requests were not looked at
         self.pause = False
         self.waiting = False  # something did not fit and waits for money in flight
         self.closed = False  # some requests ended, or the batch is to be paused
 
-    def consider(self, row: Row[Any]) -> None:
+    def decide(self, row: Row[Any]) -> None:
         wanted, reason = self._wanted(row)
         if wanted not in self.settings.models:
-            self._end(row, self.homeless)
+            self._end(row, self.unroutable)
             return
-        if self.slots.get(wanted, 0) <= 0 or (row.losses and not self.suspects):
+        if self.slots.get(wanted, 0) <= 0 or (row.losses and not self.quarantine_room):
             return
         choice = self._choice(row, wanted, reason)
         if not _within_cap(choice) and reason not in _FIXED:
             choice = self._choice(row, self.plan.cheapest, Reason.BUDGET)
         if not _within_cap(choice):
-            self._end(row, self.given_up if reason is Reason.FALLBACK else self.unaffordable)
+            self._end(row, self.fallback_exhausted if reason is Reason.FALLBACK else self.unaffordable)
         elif self.slots.get(choice.model, 0) <= 0:
             return
         elif self._fits(choice):
@@ -102,12 +102,12 @@ class Admission:
         self.headroom -= choice.worst_nano
         self.floor = max(0, self.floor - choice.row.floor_nano)
         self.slots[choice.model] -= 1
-        self.suspects -= choice.row.losses > 0
+        self.quarantine_room -= choice.row.losses > 0
         self.took_strong = self.took_strong or choice.model != self.plan.cheapest
 
     def _downgrade(self, choice: Choice) -> None:
         if choice.reason is Reason.FALLBACK:
-            self._end(choice.row, self.given_up)
+            self._end(choice.row, self.fallback_exhausted)
             return
         if choice.reason not in _FIXED and choice.model != self.plan.cheapest:
             choice = self._choice(choice.row, self.plan.cheapest, Reason.BUDGET)

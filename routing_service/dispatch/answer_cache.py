@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 1000
 
 
 class Reused(NamedTuple):
-    """`rows`: those of a bite that are still to be asked; `plan`: without the floor of the others, `answered` in
+    """`rows`: those of a claim chunk that are still to be asked; `plan`: without the floor of the others, `answered` in
     number. `ripe`: nothing of the batch is left to be asked."""
 
     plan: StoredPlan
@@ -62,7 +62,7 @@ _COUNT = text(
 def reuse_answers(
     session: Session, settings: Settings, prices: PriceBook, plan: StoredPlan, rows: list[Row[Any]]
 ) -> Reused:
-    """Answer what of a bite an earlier answer stands for. The batch and the rows are locked by the caller."""
+    """Answer what of a claim chunk an earlier answer stands for. The batch and the rows are locked by the caller."""
     asking = [row for row in rows if row.call_digest is not None]
     if not asking:
         return Reused(plan, rows)

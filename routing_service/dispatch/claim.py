@@ -1,4 +1,4 @@
-"""Claiming: a bite of a batch's scored requests becomes attempts with money reserved, in one transaction.
+"""Claiming: a claim chunk of a batch's scored requests becomes attempts with money reserved, in one transaction.
 
 Order: clear cases first. The strong end (highest gain per dollar) and the weak end (lowest) are taken from both sides
 of the shadow price, so that what is left last is what lies nearest to it. Money decides: a request whose worst case
@@ -40,7 +40,7 @@ from routing_service.dispatch.claim_queries import (
     planned_models,
 )
 from routing_service.dispatch.funds import Funds, lock_funds
-from routing_service.dispatch.quarantine import Company
+from routing_service.dispatch.quarantine import QuarantineLimits
 from routing_service.dispatch.settle import Result
 from routing_service.money import ledger
 from routing_service.money.pricing import Price, PriceBook
@@ -74,7 +74,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Claim:
-    """What one bite brought. `waiting`: something did not fit and waits for money in flight."""
+    """What one claim chunk brought. `waiting`: something did not fit and waits for money in flight."""
 
     tickets: list[Ticket] = field(default_factory=list)
     waiting: bool = False
@@ -89,9 +89,10 @@ def claim(
     pump_id: int,
     batch_id: str,
     slots: Mapping[str, int],
-    company: Company | None = None,
+    quarantine: QuarantineLimits | None = None,
 ) -> Claim:
-    """Claim at most a bite of `batch_id` for the free `slots` by model. `company`: None of a pump without suspects.
+    """Claim at most one chunk of `batch_id` for the free `slots` by model. `quarantine`: None for a pump
+    that has no quarantined request in flight.
 
     Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us
     or are stopped.
@@ -107,12 +108,12 @@ def claim(
     slots = circuits.within(dict(slots) | dict.fromkeys(stopped, 0))
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
-    company = company or Company.among(0)
-    rows = candidates(session, plan, settings.dispatch.bite, open_slots, circuits, stopped, company)
+    quarantine = quarantine or QuarantineLimits.beside(0)
+    rows = candidates(session, plan, settings.dispatch.claim_chunk, open_slots, circuits, stopped, quarantine)
     if rows:
         plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
     if rows:
-        _take(session, settings, prices, pump_id, plan, rows, open_slots, company.suspects, result)
+        _take(session, settings, prices, pump_id, plan, rows, open_slots, quarantine.room, result)
     barred = circuits.shut | stopped
     if result.tickets:
         circuits.sent(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
@@ -136,45 +137,47 @@ def _take(
     plan: StoredPlan,
     rows: list[Row[Any]],
     slots: dict[str, int],
-    suspects: int,
+    quarantine_room: int,
     result: Claim,
 ) -> None:
     funds = lock_funds(session, plan)
     planned = planned_models(rows, plan, settings, prices)
-    taking = Admission(settings, prices, plan, planned, funds, slots, suspects)
+    admission = Admission(settings, prices, plan, planned, funds, slots, quarantine_room)
     for row in rows:
-        taking.consider(row)
-    result.tickets = _write(session, pump_id, plan, taking, funds)
-    result.waiting = taking.waiting
-    result.closed = result.closed or taking.closed
+        admission.decide(row)
+    result.tickets = _write(session, pump_id, plan, admission, funds)
+    result.waiting = admission.waiting
+    result.closed = result.closed or admission.closed
 
 
-def _write(session: Session, pump_id: int, plan: StoredPlan, taking: Admission, funds: Funds) -> list[Ticket]:
+def _write(session: Session, pump_id: int, plan: StoredPlan, admission: Admission, funds: Funds) -> list[Ticket]:
     tickets: list[Ticket] = []
-    if taking.chosen:
-        ids = insert_attempts(session, taking.settings, pump_id, plan, taking.chosen, funds.at)
-        insert_decisions(session, plan, taking.chosen)
-        mark_dispatching(session, pump_id, taking.chosen)
-        ledger.reserve(session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, taking.chosen, strict=True)])
+    if admission.chosen:
+        ids = insert_attempts(session, admission.settings, pump_id, plan, admission.chosen, funds.at)
+        insert_decisions(session, plan, admission.chosen)
+        mark_dispatching(session, pump_id, admission.chosen)
+        ledger.reserve(
+            session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, admission.chosen, strict=True)]
+        )
         tickets = [
-            _ticket(plan.batch_id, attempt_id, choice) for attempt_id, choice in zip(ids, taking.chosen, strict=True)
+            _ticket(plan.batch_id, attempt_id, choice) for attempt_id, choice in zip(ids, admission.chosen, strict=True)
         ]
-    mark_ended(session, UNAFFORDABLE, taking.unaffordable)
-    mark_ended(session, UNROUTABLE, taking.homeless)
-    mark_fallback_exhausted(session, plan.batch_id, taking.given_up)
-    if taking.pause and not taking.chosen:
+    mark_ended(session, UNAFFORDABLE, admission.unaffordable)
+    mark_ended(session, UNROUTABLE, admission.unroutable)
+    mark_fallback_exhausted(session, plan.batch_id, admission.fallback_exhausted)
+    if admission.pause and not admission.chosen:
         pause_for_budget(session, plan.batch_id)
-    elif taking.key.needed_nano is not None and not taking.chosen and not taking.cheap_is_full:
-        pause_for_key_budget(session, plan.batch_id, taking.key.why(), taking.key.needed_nano)
+    elif admission.key.needed_nano is not None and not admission.chosen and not admission.cheap_is_full:
+        pause_for_key_budget(session, plan.batch_id, admission.key.why(), admission.key.needed_nano)
     session.execute(
         text(
             "update batches set floor_nano = :floor, failed = failed + :failed,"
             " dearest_nano = greatest(dearest_nano, :dearest) where id = :id"
         ),
         {
-            "floor": taking.floor,
-            "failed": len(taking.unaffordable) + len(taking.homeless) + len(taking.given_up),
-            "dearest": max((choice.worst_nano for choice in taking.chosen), default=0),
+            "floor": admission.floor,
+            "failed": len(admission.unaffordable) + len(admission.unroutable) + len(admission.fallback_exhausted),
+            "dearest": max((choice.worst_nano for choice in admission.chosen), default=0),
             "id": plan.batch_id,
         },
     )

@@ -17,12 +17,12 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
-from routing_service.dispatch.quarantine import Company
+from routing_service.dispatch.quarantine import QuarantineLimits
 from routing_service.errors import LeaseLostError
 from routing_service.models import BatchPurpose, Reason
 from routing_service.money.pricing import Price, PriceBook
 from routing_service.planning import NEVER, Damping, chosen, steps
-from routing_service.plans.holdback import Edge
+from routing_service.plans.holdback import HoldbackCutoff
 from routing_service.scoring.ranking import BY_COST, Columns, allowed
 from routing_service.settings import Settings
 from routing_service.upstream.circuit_breaker import Circuits
@@ -44,7 +44,7 @@ class StoredPlan:
     floor_nano: int
     floor_factor: float  # what the floor really costs over what it holds
     probes: int | None
-    reserve: Edge | None
+    holdback: HoldbackCutoff | None
     is_corrected: bool  # it was cut anew by what answers cost
     router_version_id: int | None
     purpose: BatchPurpose = BatchPurpose.CLIENT
@@ -102,7 +102,7 @@ def lock_plan(session: Session, batch_id: str) -> StoredPlan | None:
         row.floor_nano,
         row.floor_factor,
         row.probes,
-        None if row.reserve_ratio is None else Edge(row.reserve_ratio, row.reserve_line),
+        None if row.reserve_ratio is None else HoldbackCutoff(row.reserve_ratio, row.reserve_line),
         row.is_corrected,
         row.router_version_id,
         BatchPurpose(row.purpose),
@@ -133,14 +133,14 @@ _ANY_UPGRADED = text(
 def candidates(
     session: Session,
     plan: StoredPlan,
-    bite: int,
+    claim_chunk: int,
     slots: Mapping[str, int],
     circuits: Circuits,
     stopped: set[str],
-    company: Company,
+    quarantine: QuarantineLimits,
 ) -> list[Row[Any]]:
-    """Rows from both ends, the strong end first: at most a bite, at most the free slots of each end's model. Lines of a
-    higher priority come before all others.
+    """Rows from both ends, the strong end first: at most a chunk of them, at most the free slots of each end's model.
+    Lines of a higher priority come before all others.
 
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
@@ -148,20 +148,20 @@ def candidates(
     shut = {*circuits.shut, *stopped}
     if plan.purpose is not BatchPurpose.CLIENT:  # its models share one end: what waits for one must not hide the others
         shut |= {model for model, free in slots.items() if not free}
-    values = {"id": plan.batch_id, "shut": [*shut], "least": company.least_losses, "most": company.most_losses}
+    values = {"id": plan.batch_id, "shut": [*shut], "least": quarantine.least_losses, "most": quarantine.most_losses}
     values |= {"price": plan.shadow_price, "cut": plan.cut_line}
     dearer = plan.dearer
-    strong = min(bite, sum(slots.get(model, 0) for model in dearer))
+    strong = min(claim_chunk, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
         first = "attempts, " if circuits.on_trial & set(dearer) else ""
         query = text(_ROWS.format(side=_UPGRADED, direction="desc", first=first))
         rows += _by_priority(session, plan, query, values, strong)
     # The weak end also holds what is pinned to models outside the plan.
-    weak = min(bite, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
+    weak = min(claim_chunk, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
-        if plan.reserve and not plan.probes and (rows or _by_priority(session, plan, _ANY_UPGRADED, values, 1)):
-            values |= {"price": plan.reserve.ratio, "cut": plan.reserve.line}
+        if plan.holdback and not plan.probes and (rows or _by_priority(session, plan, _ANY_UPGRADED, values, 1)):
+            values |= {"price": plan.holdback.ratio, "cut": plan.holdback.line}
         first = "attempts, " if circuits.on_trial - set(dearer) else ""
         query = text(_ROWS.format(side=_KEPT, direction="asc", first=first))
         rows += _by_priority(session, plan, query, values, weak)

@@ -19,14 +19,14 @@ from sqlalchemy import text
 from routing_service.db import Database
 
 
-class Turns:
+class FairScheduler:
     """One pump's: what it has in flight, and whom it served when."""
 
     def __init__(self) -> None:
         self._by_key: Counter[str] = Counter()
         self._by_batch: Counter[str] = Counter()
-        self._served: dict[str, int] = {}  # keys and batches, by the number of the bite that they had last
-        self._bites = 0
+        self._served: dict[str, int] = {}  # keys and batches, by the number of the claim chunk that they had last
+        self._chunks = 0
 
     def next(self, batches: Iterable[Runnable]) -> Runnable:
         return min(batches, key=self._place)
@@ -38,8 +38,8 @@ class Turns:
 
     def served(self, batch: Runnable) -> None:
         """It was its turn, and it had something to send."""
-        self._bites += 1
-        self._served[batch.batch_id] = self._served[batch.api_key_id] = self._bites
+        self._chunks += 1
+        self._served[batch.batch_id] = self._served[batch.api_key_id] = self._chunks
 
     def sent(self, batch: Runnable) -> None:
         self._by_key[batch.api_key_id] += 1
@@ -52,15 +52,15 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A planned batch with requests to dispatch; `due`: at least one of them may be sent now; `lonely`: at least one of
-    those only by a pump that has nothing else in flight."""
+    """A planned batch with requests to dispatch. `due`: at least one of them may be sent now; `has_isolated`: at least
+    one of those only by a pump that has nothing else in flight."""
 
     batch_id: str
     api_key_id: str
     priority: int
     created_at: datetime
     due: bool
-    lonely: bool = False
+    has_isolated: bool = False
 
 
 # Asked for by the order of the index, one row at a time: by `exists` the planner may read the whole table, if its
@@ -73,7 +73,7 @@ _RUNNABLE = text(
     "select b.id, b.api_key_id, b.priority, b.created_at,"  # noqa: S608
     f" ({_WAITING.format(and_=' and (q.not_before is null or q.not_before <= now())')}) is not null as due,"
     " exists (select from requests q where q.batch_id = b.id and q.state = 'scored' and q.losses >= 2"
-    " and (q.not_before is null or q.not_before <= now())) as lonely from batches b"
+    " and (q.not_before is null or q.not_before <= now())) as has_isolated from batches b"
     " where b.state = 'in_progress' and b.planned_at is not null and b.paused is null and b.expires_at > now()"
     f" and ({_WAITING.format(and_='')}) is not null"
 )

@@ -1,13 +1,11 @@
 """Finishing: when nothing of a batch is left to do, it gets its files and its last state.
 
 Also where cancelling and expiry take hold: what was not sent yet ends at once, what is in flight is settled first.
-Twins end as the lines that were asked in their stead.
 
-Twins: lines of a batch that ask what an earlier line asks. They are never asked; they end as that line ended.
-
+Duplicates are lines of a batch that ask what an earlier line asks. They are never asked; they end as that line ended.
 Nothing of them moves until the last line that is asked has ended. So whatever happens to those before, a retry, a lost
-worker, a cancellation, their twins cannot differ from them. An answer is not copied: it is read from the line that has
-it (`results`).
+worker, a cancellation, their duplicates cannot differ from them. An answer is not copied: it is read from the line that
+has it (`openai_format.output`).
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ def finish(database: Database, batch_id: str) -> bool:
     Returns True if the batch reached its last state in this call.
     """
     _end_unsent(database, batch_id)
-    answer_twins(database, batch_id)
+    end_duplicates(database, batch_id)
     with database.transaction() as session:
         end = _close(session, batch_id)
     if end is None:
@@ -175,10 +173,10 @@ _END = text(
 )
 
 
-def answer_twins(database: Database, batch_id: str) -> None:
-    """End the twins of a batch of which every line that is asked has ended. Safe to run at any time.
+def end_duplicates(database: Database, batch_id: str) -> None:
+    """End the duplicates of a batch of which every line that is asked has ended. Safe to run at any time.
 
-    In many small transactions: a prompt may have a million twins, and others wait for the batch's lock.
+    In many small transactions: a prompt may have a million duplicates, and others wait for the batch's lock.
     """
     after, total = 0, 1
     while after < total:

@@ -1,4 +1,4 @@
-"""What a bite may draw on: the batch's own budget, and the budgets of its key where it has limits.
+"""What a claim chunk may draw on: the batch's own budget, and the budgets of its key where it has limits.
 
 The batch's budget decides where its requests go. A key's budget only decides when: what does not fit waits, or the
 batch stands still until there is room; it never sends a request to a cheaper model or ends it.
@@ -82,7 +82,7 @@ class KeyFunds:
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """The budgets of a bite, locked. `at` is the moment whose periods they are."""
+    """The budgets of a claim chunk, locked. `at` is the moment whose periods they are."""
 
     at: datetime
     own: Balance

@@ -94,7 +94,7 @@ async def keep_renewing(database: Database, lease: Lease, every_s: float) -> Non
             log.warning("the lease could not be renewed: %s", error.__class__.__name__)
 
 
-async def steadily(lease: Lease, work: Callable[[], T]) -> T:
+async def run_while_leased(lease: Lease, work: Callable[[], T]) -> T:
     """Run database work in a thread; while the database is away, try again for as long as the lease holds."""
     while True:
         try:

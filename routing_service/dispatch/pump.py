@@ -1,4 +1,4 @@
-"""The dispatch pump: claims bites, calls upstreams, settles what comes back, over all runnable batches.
+"""The dispatch pump: claims chunks of requests, calls upstreams, settles what comes back, over all runnable batches.
 
 One pump runs in one process's event loop for a stretch of `claim_s` seconds, then stops claiming, rings the doorbell
 for the next stretch and finishes what is in flight. Database work runs in threads; no transaction is held across a
@@ -19,9 +19,9 @@ import orjson
 from routing_service.db import Database
 from routing_service.dispatch import lease
 from routing_service.dispatch.claim import Claim, Ticket, claim
-from routing_service.dispatch.fairness import Runnable, Turns, runnable_batches
-from routing_service.dispatch.quarantine import ALONE, Company
-from routing_service.dispatch.settlement_loop import Settler
+from routing_service.dispatch.fairness import FairScheduler, Runnable, runnable_batches
+from routing_service.dispatch.quarantine import ISOLATED, QuarantineLimits
+from routing_service.dispatch.settlement_loop import SettlementLoop
 from routing_service.errors import LeaseLostError
 from routing_service.events import DispatchDue, FinishDue, Publisher
 from routing_service.money.pricing import PriceBook
@@ -33,7 +33,7 @@ from routing_service.upstream.outcome import STOPPED
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # how long a blocked or idle pump waits before it looks again
-PACE_S = 0.02  # between rounds, so that a bite is worth its transaction
+PACE_S = 0.02  # between rounds, so that a claim chunk is worth its transaction
 LIST_S, ALL_SLOTS = 0.1, 256  # how old a list may be that still has something to claim: the less, the fewer slots
 
 
@@ -54,25 +54,25 @@ class Pump:
         self._upstreams, self._publisher, self._stopping = upstreams, publisher, stopping
         self._limiter = limiter or Limiter(settings.models)
         self._by_model: Counter[str] = Counter()
-        self._turns = Turns()
-        self._flies_alone = False  # a request that may kill its worker: nothing else is claimed
+        self._scheduler = FairScheduler()
+        self._is_isolating = False  # a request that may kill its worker: nothing else is claimed
         self._calls: dict[asyncio.Task[None], Ticket] = {}
         self._left_out: set[str] = set()  # batches that this stretch could not claim from
         self._empty: dict[str, tuple[float, set[str]]] = {}  # by batch: until when, and for which models
         self._arrived = asyncio.Event()  # a call came back
         self._memory = AnswerMemory(settings.dispatch.max_held_response_bytes)
         self._lease: lease.Lease
-        self._settler: Settler
+        self._settlement: SettlementLoop
 
     async def run(self) -> None:
         """Dispatch until there is nothing to do, the stretch is over, or the process is to stop."""
         settings = self._settings.dispatch
         self._lease = await asyncio.to_thread(lease.open_lease, self._database, settings.lease_s)
-        self._settler = Settler(
+        self._settlement = SettlementLoop(
             self._database, settings, self._settings.models, self._publisher, self._lease, self._memory, self._arrived
         )
         renewing = asyncio.create_task(lease.keep_renewing(self._database, self._lease, settings.renew_s))
-        settling = asyncio.create_task(self._settler.run())
+        settling = asyncio.create_task(self._settlement.run())
         try:
             more = await self._claim_for(settings.claim_s, settling)
             if more:
@@ -83,7 +83,7 @@ class Pump:
         finally:
             try:
                 await self._stop_calls()
-                self._settler.close()
+                self._settlement.close()
                 await settling
             finally:  # whatever happened: a lease that went on being renewed would keep the sweep out
                 renewing.cancel()
@@ -92,7 +92,7 @@ class Pump:
                 await asyncio.to_thread(lease.close_lease, self._database, self._lease)
 
     async def _claim_for(self, seconds: float, settling: asyncio.Task[None]) -> bool:
-        """Claim for a while, never without a settler. Returns whether work may be left for the next stretch."""
+        """Claim for a while, never without a settlement loop. Returns whether work may be left for the next stretch."""
         until = time.monotonic() + seconds
         idle_since: float | None = None
         found, listed_at, claimed = list[Runnable](), 0.0, 0
@@ -100,7 +100,10 @@ class Pump:
         while (now := time.monotonic()) < until and not self._stopping() and not settling.done():
             self._lease.check()
             if not claimed or now - listed_at > fresh_s:
-                found, listed_at = await lease.steadily(self._lease, lambda: runnable_batches(self._database)), now
+                found, listed_at = (
+                    await lease.run_while_leased(self._lease, lambda: runnable_batches(self._database)),
+                    now,
+                )
             batches = [batch for batch in found if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
             if claimed:
@@ -108,7 +111,7 @@ class Pump:
                 await self._pace(claimed)
                 continue
             now = time.monotonic()
-            if not self._calls and not self._settler.pending and not any(b.due for b in batches):
+            if not self._calls and not self._settlement.pending and not any(b.due for b in batches):
                 # What was listed may be older than the last settlement: an empty list counts when it is seen again.
                 idle_since = idle_since or now
                 if now - idle_since >= (self._settings.dispatch.idle_s if batches else POLL_S):
@@ -117,16 +120,16 @@ class Pump:
         return True
 
     async def _claim_round(self, batches: list[Runnable]) -> int:
-        """As many bites as there are batches, each of whose turn it is then. What is to fly alone comes before."""
-        is_empty = not self._calls and not self._settler.pending
-        if self._flies_alone and not is_empty:
+        """As many chunks as there are batches, each of the batch whose turn it is. Isolated requests come before."""
+        is_empty = not self._calls and not self._settlement.pending
+        if self._is_isolating and not is_empty:
             return 0
         claimed = 0
         waiting = [batch for batch in batches if batch.due]
-        most = min(self._room(), self._settings.dispatch.bite) if waiting else 0
+        most = min(self._room(), self._settings.dispatch.claim_chunk) if waiting else 0
         await self._limiter.refresh(self._lease.share, self._by_model, most)
-        self._flies_alone = is_empty and await self._claim_alone(waiting)
-        if self._flies_alone:
+        self._is_isolating = is_empty and await self._claim_isolated(waiting)
+        if self._is_isolating:
             return 1
         for _ in range(len(waiting)):
             slots = self._free_slots()
@@ -134,28 +137,32 @@ class Pump:
             waiting = [batch for batch in waiting if not free <= self._nothing_for(batch.batch_id)]
             if not waiting:
                 break
-            batch = self._turns.next(waiting)
-            got = await self._claim(batch, slots, Company.among(sum(t.losses > 0 for t in self._calls.values())))
+            batch = self._scheduler.next(waiting)
+            got = await self._claim(
+                batch, slots, QuarantineLimits.beside(sum(t.losses > 0 for t in self._calls.values()))
+            )
             if got.tickets or got.answered:
                 claimed += len(got.tickets) + got.answered
-                self._turns.served(batch)
+                self._scheduler.served(batch)
                 continue
             waiting.remove(batch)
             if not got.waiting:
                 self._empty[batch.batch_id] = time.monotonic() + POLL_S, free
         return claimed
 
-    async def _claim_alone(self, batches: list[Runnable]) -> bool:
+    async def _claim_isolated(self, batches: list[Runnable]) -> bool:
         """Send one request that may kill its worker, if there is one."""
-        for batch in (batch for batch in batches if batch.lonely):
-            if (await self._claim(batch, self._free_slots(), ALONE)).tickets:
+        for batch in (batch for batch in batches if batch.has_isolated):
+            if (await self._claim(batch, self._free_slots(), ISOLATED)).tickets:
                 return True
         return False
 
-    async def _claim(self, batch: Runnable, slots: dict[str, int], company: Company) -> Claim:
-        """Claim a bite of a batch and send it. What goes wrong with one batch stays with it."""
+    async def _claim(self, batch: Runnable, slots: dict[str, int], quarantine: QuarantineLimits) -> Claim:
+        """Claim a claim chunk of a batch and send it. What goes wrong with one batch stays with it."""
         try:
-            got = await lease.steadily(self._lease, lambda: self._claim_bite(batch.batch_id, slots, company))
+            got = await lease.run_while_leased(
+                self._lease, lambda: self._claim_chunk(batch.batch_id, slots, quarantine)
+            )
         except LeaseLostError:
             raise
         except Exception:
@@ -174,9 +181,9 @@ class Pump:
         until, models = self._empty.get(batch_id, (0.0, set[str]()))
         return models if time.monotonic() < until else set()
 
-    def _claim_bite(self, batch_id: str, slots: dict[str, int], company: Company) -> Claim:
+    def _claim_chunk(self, batch_id: str, slots: dict[str, int], quarantine: QuarantineLimits) -> Claim:
         with self._database.transaction() as session:
-            return claim(session, self._settings, self._prices, self._lease.pump_id, batch_id, slots, company)
+            return claim(session, self._settings, self._prices, self._lease.pump_id, batch_id, slots, quarantine)
 
     def _room(self) -> int:
         """Calls that may be added within the pump's own limits."""
@@ -192,7 +199,7 @@ class Pump:
 
     def _send(self, batch: Runnable, ticket: Ticket) -> None:
         self._by_model[ticket.model] += 1
-        self._turns.sent(batch)
+        self._scheduler.sent(batch)
         tokens = self._limiter.sent(ticket.model, len(ticket.body), self._by_model[ticket.model])
         task = asyncio.create_task(self._call(batch, ticket, tokens))
         self._calls[task] = ticket
@@ -206,18 +213,18 @@ class Pump:
             started = time.monotonic()
             outcome = await self._upstreams.chat(ticket.model, body, self._memory, ticket.call_id)
             self._limiter.ended(ticket.model, outcome, tokens, time.monotonic() - started)
-            self._settler.add(ticket.result(outcome))
+            self._settlement.add(ticket.result(outcome))
         except LeaseLostError:
             return  # never sent; the sweep closes the attempt
         finally:
             self._by_model[ticket.model] -= 1
-            self._turns.ended(batch)
+            self._scheduler.ended(batch)
             self._arrived.set()
 
     async def _pace(self, claimed: int) -> None:
-        """After a whole bite only let its calls begin; else wait a moment, and another unless a quarter of the calls in
-        flight has come back by then."""
-        if claimed >= self._settings.dispatch.bite:
+        """After a whole chunk only let its calls begin; else wait a moment, and another unless a quarter of the calls
+        in flight has come back by then."""
+        if claimed >= self._settings.dispatch.claim_chunk:
             await asyncio.sleep(0)
             return
         enough = 0.75 * len(self._calls)
@@ -240,7 +247,7 @@ class Pump:
             await asyncio.wait(self._calls, timeout=POLL_S)
         for task, ticket in list(self._calls.items()):
             if not task.done() and task.cancel():
-                self._settler.add(ticket.result(STOPPED))
+                self._settlement.add(ticket.result(STOPPED))
 
     async def _stop_calls(self) -> None:
         """Only after a lost lease or an error: what is in flight is no longer ours to wait for."""

@@ -1,9 +1,10 @@
-"""Suspects: requests that were in flight when their worker died. One of them may be what killed it.
+"""Quarantine: requests that were in flight when their worker died. One of them may be what killed it.
 
-A request that was lost once flies again, but a pump has no more than COMPANY such requests in flight. One that was lost
-twice flies alone: its pump has nothing else in flight, and nothing unsettled. Lost a third time, it fails. So what
-kills its worker fails after three losses, and nothing fails that did not see a worker die which had nothing else to do.
-The second step is for speed: those that were lost in a crowd are not all to fly alone.
+A request that was lost once is sent again in quarantine: a pump has no more than MOST_QUARANTINED such requests in
+flight. One that was lost twice is sent isolated: its pump has nothing else in flight, and nothing unsettled. Lost a
+third time, it fails. So what kills its worker fails after three losses, and nothing fails that did not see a worker die
+which had nothing else to do. The first step is for speed: were there none, all that were in flight beside a killer
+would be isolated one by one.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MOST_LOSSES = 3
-COMPANY = 16
+MOST_QUARANTINED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
-    """What a bite may hold: requests with so many losses. `suspects`: at most so many that were lost before."""
+class QuarantineLimits:
+    """What a claim may hold: requests with so many losses, and at most `room` of those that were lost before."""
 
     least_losses: int
     most_losses: int
-    suspects: int
+    room: int
 
     @classmethod
-    def among(cls, suspects_in_flight: int) -> Company:
-        """Of a pump that has so many of them in flight."""
-        room = max(0, COMPANY - suspects_in_flight)
+    def beside(cls, quarantined_in_flight: int) -> QuarantineLimits:
+        """For a pump that has so many quarantined requests in flight."""
+        room = max(0, MOST_QUARANTINED - quarantined_in_flight)
         return cls(0, MOST_LOSSES - 2 if room else 0, room)
 
 
-ALONE = Company(MOST_LOSSES - 1, MOST_LOSSES - 1, 1)
+ISOLATED = QuarantineLimits(MOST_LOSSES - 1, MOST_LOSSES - 1, 1)

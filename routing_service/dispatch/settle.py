@@ -5,10 +5,10 @@ attempt changes nothing. Locks, always in this order: batches (by id), budgets, 
 
 What follows for requests whose calls came back without an answer: which of them are tried again, and when.
 
-The retry policy decides, by the attempts that count. A refusal of us (401, 403) does not: it opens the model's circuit
-(`circuits`), and its request waits for that. Unless the model has answered a call that was sent after the same request
+The retry policy decides, by the attempts that count. A refusal of us (401, 403) does not: it opens the model's circuit,
+and its request waits for that. Unless the model has answered a call that was sent after the same request
 had been refused before: then it is the request that is refused. Nor does the death of a worker: that has a limit of its
-own (`suspects`).
+own (`quarantine`).
 
 A batch may allow a fallback: what has used up its attempts on one model, or is too long for it, goes to the cheapest
 candidate that it has not been sent to, with attempts of its own. Not what a client pinned, nor what is refused for what

@@ -1,4 +1,4 @@
-"""The pump's settler: results as they come are settled together, while the pump claims and calls.
+"""The settlement loop: results are settled together as they come, while the pump claims and calls.
 
 Every `settle_interval_ms`, or sooner when enough has come. A statement is bounded by number and by bytes.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from routing_service.db import Database
-from routing_service.dispatch.lease import Lease, steadily
+from routing_service.dispatch.lease import Lease, run_while_leased
 from routing_service.dispatch.settle import Result, settle
 from routing_service.errors import LeaseLostError
 from routing_service.events import FinishDue, PlanDue, Publisher
@@ -25,7 +25,7 @@ from routing_service.upstream.outcome import RetryPolicy
 log = logging.getLogger(__name__)
 
 
-class Settler:
+class SettlementLoop:
     """Make it in the event loop that runs it. `arrived` is set when results have been settled."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Settler:
     async def _settle_chunk(self, chunk: list[Result]) -> tuple[list[str], list[str]]:
         """Settle together; where the database refuses, one by one, so that one result cannot burn the others."""
         try:
-            return await steadily(self._lease, lambda: self._settle(chunk))
+            return await run_while_leased(self._lease, lambda: self._settle(chunk))
         except LeaseLostError:
             raise
         except Exception:

@@ -33,8 +33,8 @@ _COPY = (
     " floor_nano, twin_of, call_digest, priority) from stdin"
 )
 _COUNT_ANSWERS = text(
-    "update requests q set answers = 1 + t.twins, priority = greatest(q.priority, t.highest)"
-    " from (select twin_of, count(*) as twins, max(priority) as highest from requests"
+    "update requests q set answers = 1 + t.duplicates, priority = greatest(q.priority, t.highest)"
+    " from (select twin_of, count(*) as duplicates, max(priority) as highest from requests"
     " where batch_id = :id and twin_of is not null group by twin_of) t where q.batch_id = :id and q.line = t.twin_of"
 )
 

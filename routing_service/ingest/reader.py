@@ -18,7 +18,7 @@ from routing_service.openai_format.line import AUTO, Line, LineError
 CHUNKS_AT_ONCE = 8
 ROWS_AT_ONCE = 500
 
-Incoming = tuple[int, Line, int, int | None]  # number, content, share of the floor, the line that it is a twin of
+Incoming = tuple[int, Line, int, int | None]  # number, content, share of the floor, the line that it is a duplicate of
 
 
 def file_lines(database: Database, batch: Batch, intake: Intake) -> Generator[Incoming]:
@@ -45,7 +45,7 @@ def unanswered_lines(database: Database, batch: Batch, intake: Intake) -> Genera
     """What the batch before this one left unanswered, numbered anew in the same order. It was checked long ago."""
     assert batch.continues is not None
     with closing(_rows(database, batch.continues)) as lines:
-        numbers: dict[int, int] = {}  # of the lines with twins, which ended as they did, by what they were there
+        numbers: dict[int, int] = {}  # of the lines with duplicates, which ended as they did, by what they were there
         for number, (line, before, answers, twin_of) in enumerate(lines, start=1):
             intake.total, intake.alias = number, line.alias
             if answers > 1:
@@ -62,7 +62,7 @@ def _chunks(database: Database, file_id: str) -> Generator[bytes]:
 
 
 def _rows(database: Database, batch_id: str) -> Generator[tuple[Line, int, int, int | None]]:
-    """The unanswered lines of an ended batch, streamed likewise; with number, answers, and whose twin each is."""
+    """The unanswered lines of an ended batch, streamed likewise; with number, answers, and the line each duplicates."""
     columns = (Request.custom_id, Request.body, Request.pinned, Request.max_cost_nano)
     sizes = (Request.input_bytes, Request.output_cap, Request.choices, Request.call_digest, Request.priority)
     query = (

@@ -39,7 +39,7 @@ class Intake:
             self.errors.append(entry)
 
     def take(self, number: int, raw: bytes | None) -> tuple[Line, int | None]:
-        """The checked line, and the earlier line that it is a twin of, if it is one. LineError where it is refused."""
+        """The checked line, and the earlier line that it is a duplicate of, if any. LineError where it is refused."""
         if raw is None:
             raise line_too_long(self.settings)
         if not raw:
@@ -66,8 +66,8 @@ class Intake:
         return None if first == number else first
 
     def count(self, line: Line, first: int | None) -> int:
-        """Add the line to the sums; returns what the cheapest model that may answer it will probably cost: of a twin of
-        line `first`, nothing."""
+        """Add the line to the sums; returns what the cheapest model that may answer it will probably cost: nothing of
+        a duplicate of line `first`."""
         self.priorities.add(line.priority)
         if first is not None:
             self.duplicates += 1

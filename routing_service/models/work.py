@@ -62,7 +62,7 @@ class Batch(Base):
     total: Mapped[int] = mapped_column(server_default="0")
     succeeded: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")  # failed, unaffordable, expired and cancelled requests
-    duplicates: Mapped[int] = mapped_column(server_default="0")  # requests that are twins of others
+    duplicates: Mapped[int] = mapped_column(server_default="0")  # requests that are duplicates of others
     duplicates_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
     cached_saved_nano: Mapped[Nano] = mapped_column(server_default="0")
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # expected weak cost of what is not yet dispatched
@@ -157,7 +157,7 @@ class Request(Base):
     choices: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="5")  # within its batch
     twin_of: Mapped[int | None]  # the line that is asked in this one's stead; this one ends as that one did
-    answers: Mapped[int] = mapped_column(server_default="1")  # lines that its answer serves: its own and its twins
+    answers: Mapped[int] = mapped_column(server_default="1")  # lines that its answer serves: its own and its duplicates
     call_digest: Mapped[bytes | None] = mapped_column(LargeBinary)  # where its answer may be reused, see batches.reuse
     state: Mapped[RequestState] = mapped_column(REQUEST_STATE, server_default="queued")
     win_rate: Mapped[float | None] = mapped_column(REAL)
@@ -168,7 +168,9 @@ class Request(Base):
     floor_nano: Mapped[Nano] = mapped_column(server_default="0")  # its share of the batch's floor
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # attempts that count against their limit
-    losses: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # how often its worker died, see suspects
+    losses: Mapped[int] = mapped_column(
+        SmallInteger, server_default="0"
+    )  # how often its worker died, see dispatch.quarantine
     fallback: Mapped[str | None]  # the model that it goes to now, after others that did not answer it
     not_before: Mapped[datetime | None]
     pump_id: Mapped[int | None] = mapped_column(ForeignKey("pumps.id"))
@@ -177,7 +179,9 @@ class Request(Base):
     cost_nano: Mapped[Nano] = mapped_column(server_default="0")  # settled over all its attempts
     status_code: Mapped[int | None] = mapped_column(SmallInteger)
     request_id: Mapped[str | None]
-    response: Mapped[str | None]  # the upstream's body, as JSON text; a twin's stands with the line it is a twin of
+    response: Mapped[
+        str | None
+    ]  # the upstream's body, as JSON text; a duplicate's stands with the line it is a duplicate of
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     finished_at: Mapped[datetime | None]

@@ -96,7 +96,7 @@ _ERROR_LINE = _concat(
     + _concat("""'null,"error":'""", _ERROR, """'}'""")
     + " end",
 )
-# Of a twin, the line that was asked in its stead. The limit keeps the planner from joining the whole batch with itself.
+# Of a duplicate, the line that was asked in its stead. The limit keeps the planner from joining the batch with itself.
 _FIRST = """left join lateral (select f.response, f.win_rate from requests f
  where f.batch_id = q.batch_id and f.line = q.twin_of limit 1) f on true"""
 _DECISION = """left join lateral (select d.gain, d.router_version_id from decisions d where d.batch_id = q.batch_id

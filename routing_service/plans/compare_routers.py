@@ -54,8 +54,8 @@ def compare(
 ) -> Difference:
     """The difference on the last so many routed requests, or as many as there are; `advance` is told of each chunk.
 
-    Batches whose candidates are not all configured any more are left out, as are pinned lines and twins. What a router
-    raises is the caller's.
+    Batches whose candidates are not all configured any more are left out, as are pinned lines and duplicates. What a
+    router raises is the caller's.
     """
     found = Difference()
     prices = price_book(settings)

@@ -19,14 +19,14 @@ from routing_service.plans.stored import Scored
 SHARE = 0.25  # of the lines that are still to be sent to dearer models
 
 
-class Edge(NamedTuple):
+class HoldbackCutoff(NamedTuple):
     """Ends the cheap lines that may be sent: what ranks below it, in the order of (ratio, -line)."""
 
     ratio: float
     line: int
 
 
-def edge_of_reserve(table: Scored, ratio: Floats, made: Plan) -> Edge | None:
+def holdback_cutoff(table: Scored, ratio: Floats, made: Plan) -> HoldbackCutoff | None:
     """The last line of the reserve, shape of `ratio` (n,); None where there is nothing to keep."""
     kept = (ratio < made.shadow_price) | ((ratio == made.shadow_price) & (table.line > made.cut_line))
     wanted = math.ceil(SHARE * np.count_nonzero(~kept & ~table.pinned))
@@ -35,8 +35,8 @@ def edge_of_reserve(table: Scored, ratio: Floats, made: Plan) -> Edge | None:
         return None
     order = np.lexsort((table.line[could], -ratio[could]))
     last = could[order[min(wanted, len(could)) - 1]]
-    return Edge(float(ratio[last]), int(table.line[last]))
+    return HoldbackCutoff(float(ratio[last]), int(table.line[last]))
 
 
-def store_reserve(batch: Batch, edge: Edge | None) -> None:
+def store_holdback(batch: Batch, edge: HoldbackCutoff | None) -> None:
     batch.reserve_ratio, batch.reserve_line = edge or (None, None)

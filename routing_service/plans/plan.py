@@ -18,7 +18,7 @@ from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState, Budget, ScoreRange
 from routing_service.money.pricing import PriceBook
 from routing_service.planning import NEVER, Damping, Floats, damping_of, steps
-from routing_service.plans.holdback import edge_of_reserve, store_reserve
+from routing_service.plans.holdback import holdback_cutoff, store_holdback
 from routing_service.plans.preview import find_preview
 from routing_service.plans.probing import probes_for
 from routing_service.plans.stored import Scored, cut, read_scored, write_ratios
@@ -59,7 +59,7 @@ def plan(database: Database, settings: Settings, prices: PriceBook, batch_id: st
         batch.expected_cost_nano = made.expected_cost
         batch.probes = probes_for(session, batch, settings)
         if batch.options.get("mode", "plan") == "plan":
-            store_reserve(batch, edge_of_reserve(table, _ratios(table, step), made))
+            store_holdback(batch, holdback_cutoff(table, _ratios(table, step), made))
         batch.planned_at = now
         return True
 

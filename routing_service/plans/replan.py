@@ -21,7 +21,7 @@ from routing_service.db import Database, try_lock
 from routing_service.models import Batch, BatchState
 from routing_service.money.pricing import PriceBook
 from routing_service.planning import Floats
-from routing_service.plans.holdback import edge_of_reserve, store_reserve
+from routing_service.plans.holdback import holdback_cutoff, store_holdback
 from routing_service.plans.plan import batch_damping, still_in_progress
 from routing_service.plans.probing import Probing, ready_to_cut
 from routing_service.plans.stored import Scored, cut, read_scored
@@ -56,7 +56,7 @@ def replan(database: Database, settings: Settings, prices: PriceBook, batch_id: 
         corrected = _corrected(table, sent.factors, batch, settings)
         made = cut(corrected, step, spent.available_nano, batch, settings, prices)
         batch.shadow_price, batch.cut_line = made.shadow_price, made.cut_line
-        store_reserve(batch, edge_of_reserve(table, table.ratio, made))
+        store_holdback(batch, holdback_cutoff(table, table.ratio, made))
         batch.expected_cost_nano = spent.nano + made.expected_cost
         batch.expected_gain = sent.gain + made.expected_gain
         batch.cost_factors = [sent.factors[model] for model in batch.candidates] if sent.answers else None

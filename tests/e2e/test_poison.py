@@ -24,7 +24,7 @@ from tests.support.planned import Planned, make_planned_batch
 
 ANSWER = b'{"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
 SECTIONS: dict[str, Any] = {
-    "dispatch": {"bite": 8, "lease_s": 1, "renew_s": 0.2, "settle_interval_ms": 20, "idle_s": 0.5},
+    "dispatch": {"claim_chunk": 8, "lease_s": 1, "renew_s": 0.2, "settle_interval_ms": 20, "idle_s": 0.5},
     "sweep": {"interval_s": 0.2, "announce_after_s": 1},
 }
 

@@ -33,7 +33,7 @@ class Answered:
 
 def read_requests(session: Session, batch_id: str) -> Iterator[Answered]:
     """All requests of the batch, in the order of their lines, through a cursor of the server."""
-    first = aliased(Request)  # of a twin, the line that was asked in its stead
+    first = aliased(Request)  # of a duplicate, the line that was asked in its stead
     response = func.coalesce(Request.response, first.response)
     wanted = (
         select(Request.line, Request.custom_id, Request.body, Request.state, Request.model, response)

@@ -1,7 +1,7 @@
 """What a pump asks before it claims: how many calls of each model it may add now.
 
 Most models are calm: no rate is in force and no upstream complained. Of these nothing is asked but once a second
-whether another pump has met with trouble. Where a rate is in force permits are asked for before each bite and given
+whether another pump has met with trouble. Where a rate is in force permits are asked for before each claim and given
 back by the next report if they were not used. Redis away: each pump goes by its own state, with its part of the rates.
 """
 
@@ -23,7 +23,7 @@ from routing_service.upstream.outcome import Outcome
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0  # between looks at calm models
-REPORT_S = 0.1  # between reports on others: a bite is worth its claim
+REPORT_S = 0.1  # between reports on others: a claim chunk is worth its claim
 AWAY_S = 5.0  # before Redis is tried again
 
 

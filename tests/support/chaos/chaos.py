@@ -62,7 +62,7 @@ timeout_s = 4
 [routing]
 candidates = ["weak", "strong"]
 [dispatch]
-bite = 16
+claim_chunk = 16
 lease_s = 4
 renew_s = 1
 claim_s = 10

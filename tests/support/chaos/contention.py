@@ -1,6 +1,6 @@
-"""Processes that contend for budgets: each reserves bites on its batches' budgets and on one that all of them share.
+"""Processes that contend for budgets: each reserves chunks on its batches' budgets and on one that all of them share.
 
-What they do to the ledger is what claiming and settling do: a bite locks its batch, then its budgets in id order, and
+What they do to the ledger is what claiming and settling do: a chunk locks its batch, then its budgets in id order, and
 reserves what fits; results of several batches are closed together. Used by tests and benchmarks.
 """
 
@@ -24,8 +24,8 @@ from routing_service.money import ledger
 from routing_service.money.budgets import set_limit
 from tests.support.planned import Planned, make_planned_batch
 
-BITE = 64
-HELD = 2 * BITE  # attempts in flight at a process, at the least, before it settles
+CLAIM_CHUNK = 64
+HELD = 2 * CLAIM_CHUNK  # attempts in flight at a process, at the least, before it settles
 WORST_NANO = (600, 1000)  # the range of what is reserved for an attempt
 WAIT_S = 240
 
@@ -118,12 +118,13 @@ def _take_part(contest: Contest, number: int, processes: int) -> Part:
     with database.transaction() as session:
         session.execute(text("select 1"))  # connected before the clock runs
     share = range(1 + number * contest.lines // processes, 1 + (number + 1) * contest.lines // processes)
-    bites = [(account, share[at : at + BITE]) for account in contest.accounts for at in range(0, len(share), BITE)]
+    starts = range(0, len(share), CLAIM_CHUNK)
+    chunks = [(account, share[at : at + CLAIM_CHUNK]) for account in contest.accounts for at in starts]
     process = _Process(database, contest, random.Random(f"{contest.seed} {number}"))
-    process.rng.shuffle(bites)
+    process.rng.shuffle(chunks)
     _barrier.wait(WAIT_S)
     started = time.monotonic()
-    for account, lines in bites:
+    for account, lines in chunks:
         process.take(account, lines)
     process.settle()
     ended = time.monotonic()

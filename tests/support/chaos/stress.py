@@ -107,12 +107,12 @@ def read_bill(path: Path) -> list[Billed]:
 
 
 def _sections(base_url: str) -> dict[str, Any]:
-    """Short leases and small bites, so that a death is seen soon and burns little."""
+    """Short leases and small claim chunks, so that a death is seen soon and burns little."""
     model = {"base_url": base_url, "max_output_tokens": 128, "expected_output_tokens": 40, "max_concurrency": 32}
     return {
         "models": {"strong": STRONG | model | {"timeout_s": 5}, "weak": WEAK | model | {"timeout_s": 5}},
         "dispatch": {
-            "bite": 16,
+            "claim_chunk": 16,
             "lease_s": 4,
             "renew_s": 1,
             "settle_interval_ms": 50,

@@ -42,7 +42,7 @@ class Answered:
 def claimed(
     database: Database, settings: Settings, pump_id: int, batch_id: str, slots: dict[str, int] | None = None
 ) -> list[Ticket]:
-    """A bite of the batch, for 64 free slots a model unless told otherwise."""
+    """A claim chunk of the batch, for 64 free slots a model unless told otherwise."""
     free = dict.fromkeys(settings.models, 64) if slots is None else slots
     with database.transaction() as session:
         return claim(session, settings, price_book(settings), pump_id, batch_id, free).tickets

@@ -118,8 +118,8 @@ def test_a_duplicate_line_is_judged_by_the_answer_it_shares(api: Api, client: Op
     with api.database.transaction() as session:
         first = update(Request).where(Request.batch_id == batch_id, Request.line == 1).values(response=SAYS)
         session.execute(first)
-        twin = "update requests set twin_of = 1, response = null, floor_nano = 0 where batch_id = :id and line = 2"
-        session.execute(text(twin), {"id": batch_id})
+        duplicate = "update requests set twin_of = 1, response = null, floor_nano = 0 where batch_id = :id and line = 2"
+        session.execute(text(duplicate), {"id": batch_id})
     strong_has_answered(api, client, "What is 2 times 7?")
     assert give(client, request_id=request_id(batch_id, 2), preferred="42")["outcome"] == 1
 

@@ -166,7 +166,7 @@ def test_a_prompt_that_failed_is_asked_again(database: Database) -> None:
     assert cached(again) == 0
 
 
-def test_twins_of_a_reused_answer_are_answered_too(database: Database, sandbox: Sandbox) -> None:
+def test_duplicates_of_a_reused_answer_are_answered_too(database: Database, sandbox: Sandbox) -> None:
     with running_api(settings_of(sandbox), database) as api, api.client() as client:
         run(api, client, ["a"])
         batch = run(api, client, ["a", "a", "a"])
@@ -175,9 +175,9 @@ def test_twins_of_a_reused_answer_are_answered_too(database: Database, sandbox: 
     assert (routing(batch)["settled_usd"], asked(sandbox)) == ("0.00", 1)
 
 
-def test_a_large_batch_is_reused_in_bites(database: Database, sandbox: Sandbox) -> None:
+def test_a_large_batch_is_reused_in_claim_chunks(database: Database, sandbox: Sandbox) -> None:
     prompts = [f"prompt {n}" for n in range(150)]
-    with running_api(settings_of(sandbox, bite=8), database) as api, api.client() as client:
+    with running_api(settings_of(sandbox, claim_chunk=8), database) as api, api.client() as client:
         run(api, client, prompts, mode="share", strong_share=0)
         assert cached(run(api, client, prompts, mode="share", strong_share=0)) == 150
     assert asked(sandbox) == 150

@@ -1,4 +1,4 @@
-"""Claiming a bite on a real Postgres: order, leases, and when a batch stands still."""
+"""Claiming a claim chunk on a real Postgres: order, leases, and when a batch stands still."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _plan(database: Database, requests: Sequence[Planned], **options: Any) -> st
 
 def test_clear_cases_are_claimed_before_marginal_ones(database: Database) -> None:
     batch_id = _plan(database, [Planned(ratio=r) for r in (1.1, 5.0, 0.9, 0.1)], shadow_price=1.0)
-    settings = make_settings(dispatch={"bite": 1})
+    settings = make_settings(dispatch={"claim_chunk": 1})
     held = lease.open_lease(database, 30)
     with database.transaction() as session:
         got = claim(session, settings, price_book(settings), held.pump_id, batch_id, SLOTS)
@@ -68,7 +68,7 @@ def test_a_bite_reads_few_rows_however_many_there_are(database: Database) -> Non
                 f" 'r' || g, {columns.partition('custom_id, ')[2]} from requests, generate_series(2, 5000) g"
             )
         )
-    settings = make_settings(dispatch={"bite": 10})
+    settings = make_settings(dispatch={"claim_chunk": 10})
     rows_read = text("select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'requests'")
     with database.transaction() as session:
         before = session.scalar(rows_read)
@@ -81,9 +81,9 @@ def test_a_bite_reads_few_rows_however_many_there_are(database: Database) -> Non
 
 
 def test_lines_pinned_to_a_stopped_model_do_not_stand_in_the_way_of_others(database: Database) -> None:
-    """They come first in their end of the ranking, more of them than a bite holds, and none may be sent."""
+    """They come first in their end of the ranking, more of them than a claim chunk holds, and none may be sent."""
     settings = make_settings(
-        models={"strong": STRONG, "weak": WEAK, "mid": STRONG | {"name": "m"}}, dispatch={"bite": 4}
+        models={"strong": STRONG, "weak": WEAK, "mid": STRONG | {"name": "m"}}, dispatch={"claim_chunk": 4}
     )
     pinned = Planned(ratio=float("-inf"), pinned="mid")
     batch_id = _plan(database, [pinned] * 8 + [Planned(ratio=0.1)] * 2, shadow_price=1.0)

@@ -1,6 +1,6 @@
 """Duplicate prompts of a batch: what is a duplicate, what the plan makes of it, and what its client gets.
 
-Twins: they end as the line that was asked in their stead, whatever happens to it.
+Duplicates end as the line that was asked in their stead, whatever happens to it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from tests.support.upstreams.sandbox_server import run_sandbox
 from tests.support.working import work
 
 
-def twins_of(database: Database, content: list[dict[str, Any]], dedupe: str = "deterministic") -> list[int | None]:
-    """Of each line, the line that it is a twin of."""
+def duplicates_of(database: Database, content: list[dict[str, Any]], dedupe: str = "deterministic") -> list[int | None]:
+    """Of each line, the line that it is a duplicate of."""
     batch_id = ingested_batch(database, content, make_settings(), options={"dedupe": dedupe})
     requests = requests_of(database, batch_id)
     assert batch_of(database, batch_id).duplicates == sum(r.twin_of is not None for r in requests)
@@ -67,8 +67,8 @@ def twins_of(database: Database, content: list[dict[str, Any]], dedupe: str = "d
     return [request.twin_of for request in requests]
 
 
-def test_later_lines_of_the_same_body_are_twins_of_the_first(database: Database) -> None:
-    assert twins_of(database, lines("a", "b", "a", "a", "b", "c")) == [None, None, 1, 1, 2, None]
+def test_later_lines_of_the_same_body_are_duplicates_of_the_first(database: Database) -> None:
+    assert duplicates_of(database, lines("a", "b", "a", "a", "b", "c")) == [None, None, 1, 1, 2, None]
 
 
 def test_the_highest_priority_among_duplicates_counts(database: Database) -> None:
@@ -95,7 +95,7 @@ def test_what_is_sent_and_its_terms_decide_what_is_a_duplicate(database: Databas
         line(9, "a", routing={"model": "strong", "max_cost_usd": 1}),
         line(10, "a ", 0),
     ]
-    found = twins_of(database, same + other)
+    found = duplicates_of(database, same + other)
     assert found[:2] == [None, 1]
     assert found[3] == 1
     assert found[4:] == [None] * 6
@@ -111,7 +111,7 @@ def test_what_is_sent_and_its_terms_decide_what_is_a_duplicate(database: Databas
 )
 def test_the_option_says_which_duplicates_count(database: Database, dedupe: str, expected: list[int | None]) -> None:
     content = [line(n, "a", temperature) for n, temperature in enumerate([0, 0, None, None, 0.7, 0.7], start=1)]
-    assert twins_of(database, content, dedupe) == expected
+    assert duplicates_of(database, content, dedupe) == expected
 
 
 def test_the_floor_the_least_budget_and_the_expected_cost_count_each_asked_prompt_once(database: Database) -> None:
@@ -132,11 +132,11 @@ def test_the_floor_the_least_budget_and_the_expected_cost_count_each_asked_promp
 
 
 def test_a_gain_counts_for_every_answer_that_it_improves(database: Database) -> None:
-    """Of prompts of equal costs, the one with the most twins is upgraded first, and its gain counts as often."""
+    """Of prompts of equal costs, the one with the most duplicates is upgraded first, and its gain counts as often."""
     prompts = [f"prompt {n:03}" for n in range(40)]
-    twins_ = [prompts[3]] * 30
+    duplicates_ = [prompts[3]] * 30
     plain = planned_batch(database, lines(*prompts), SETTINGS, options=DETERMINISTIC, budget_nano=NANO)
-    batch_id = planned_batch(database, lines(*prompts, *twins_), SETTINGS, options=DETERMINISTIC, budget_nano=NANO)
+    batch_id = planned_batch(database, lines(*prompts, *duplicates_), SETTINGS, options=DETERMINISTIC, budget_nano=NANO)
     requests = requests_of(database, batch_id)
     quality, ratio = requests[3].quality, requests[3].ratio
     assert quality
@@ -172,9 +172,9 @@ def test_a_client_gets_an_answer_for_every_line_and_sees_what_was_saved(database
     assert (batch.request_counts.completed, batch.request_counts.total) == (4, 4)
     assert [answer["custom_id"] for answer in answers] == ["c-1", "c-2", "c-3", "c-4"]
     assert len({answer["id"] for answer in answers}) == 4
-    first, _, twin, _ = (answer["response"] for answer in answers)
-    assert twin["body"] == first["body"]
-    assert twin["routing"] == first["routing"] | {"reason": "duplicate", "cost_usd": "0.00"}
+    first, _, duplicate, _ = (answer["response"] for answer in answers)
+    assert duplicate["body"] == first["body"]
+    assert duplicate["routing"] == first["routing"] | {"reason": "duplicate", "cost_usd": "0.00"}
     shown = routing(batch)
     assert shown["duplicates"]["count"] == 2
     assert float(shown["duplicates"]["saved_usd"]) == 2 * float(first["routing"]["cost_usd"]) > 0
@@ -234,7 +234,7 @@ class _DyingDatabase:
 
 
 @pytest.mark.parametrize("transactions", range(6))
-def test_a_process_killed_between_an_answer_and_its_twins_loses_and_doubles_nothing(
+def test_a_process_killed_between_an_answer_and_its_duplicates_loses_and_doubles_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch, transactions: int
 ) -> None:
     monkeypatch.setattr(finishing, "LINES_AT_ONCE", 3)
@@ -272,7 +272,7 @@ STEPS = st.one_of(
     budget=st.sampled_from([0, 50_000, 20_000_000, NANO]),
     stops=st.booleans(),
 )
-def test_twins_end_as_the_line_that_was_asked_ended(
+def test_duplicates_end_as_the_line_that_was_asked_ended(
     database: Database, prompts: list[str], steps: list[tuple[object, ...]], budget: int, stops: bool
 ) -> None:
     options = {"dedupe": "deterministic", "on_budget": "stop" if stops else "wait"}
@@ -308,7 +308,7 @@ def test_twins_end_as_the_line_that_was_asked_ended(
         assert session.scalar(asked) == 0
 
 
-def test_the_twins_of_a_refused_line_are_in_the_error_file_with_its_cause(database: Database) -> None:
+def test_the_duplicates_of_a_refused_line_are_in_the_error_file_with_its_cause(database: Database) -> None:
     batch_id = planned_batch(database, lines("a", "a"), SETTINGS, options=DETERMINISTIC)
     moving = world(database, batch_id)
     moving.claim(0, {"weak": 1, "strong": 1})
@@ -316,8 +316,8 @@ def test_the_twins_of_a_refused_line_are_in_the_error_file_with_its_cause(databa
     assert moving.drain() == "completed"
     batch = batch_of(database, batch_id)
     assert (batch.succeeded, batch.failed, batch.output_file_id) == (0, 2, None)
-    first, twin = (
+    first, duplicate = (
         json.loads(row)["response"] for row in b"".join(render(database, batch_id, errors=True)).splitlines()
     )
     assert first["status_code"] == 400
-    assert twin == first | {"routing": first["routing"] | {"reason": "duplicate"}}
+    assert duplicate == first | {"routing": first["routing"] | {"reason": "duplicate"}}

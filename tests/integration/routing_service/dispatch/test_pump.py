@@ -136,7 +136,7 @@ def test_pinned_requests_go_where_they_are_pinned(database: Database) -> None:
 def test_two_pumps_share_a_batch_and_answer_each_request_once(database: Database) -> None:
     batch_id = _plan(database, [Planned(prompt=f"Prompt {n}") for n in range(200)], budget_nano=NANO)
     with run_sandbox(latency_ms=5) as sandbox:
-        settings = pump_settings(sandbox.base_url, bite=8)
+        settings = pump_settings(sandbox.base_url, claim_chunk=8)
 
         async def both() -> None:
             upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)

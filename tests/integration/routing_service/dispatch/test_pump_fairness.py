@@ -23,10 +23,10 @@ def planned(database: Database, name: str, lines: int, *, key_id: str | None = N
 
 
 @contextmanager
-def pumping(database: Database, *, bite: int = 64) -> Iterator[Gate]:
+def pumping(database: Database, *, claim_chunk: int = 64) -> Iterator[Gate]:
     """A pump of few slots in the block; all that is left is answered at its end."""
     with gated_upstream() as gate, ThreadPoolExecutor(1) as thread:
-        settings = pump_settings(gate.base_url, max_in_flight=SLOTS, bite=bite, settle_interval_ms=5)
+        settings = pump_settings(gate.base_url, max_in_flight=SLOTS, claim_chunk=claim_chunk, settle_interval_ms=5)
         pump = thread.submit(run_pump, database, settings)
         try:
             yield gate
@@ -61,7 +61,7 @@ def test_a_key_with_many_batches_gets_no_more_than_a_key_with_one(database: Data
     for _ in range(10):
         planned(database, "busy", 8, key_id=busy)
     planned(database, "other", 30)
-    with pumping(database, bite=1) as gate:
+    with pumping(database, claim_chunk=1) as gate:
         names = calls_one_by_one(gate, 40)
     assert abs(names.count("other") - 20) <= 2
     assert names[: 2 * SLOTS].count("other") >= SLOTS - 1  # from the start

@@ -147,11 +147,11 @@ class LargeAnswers:
             self.peak = max(self.peak, memory.held)
 
 
-def _pump(database: Database, upstreams: LargeAnswers | FullMemory, requests: int, bite: int) -> None:
+def _pump(database: Database, upstreams: LargeAnswers | FullMemory, requests: int, claim_chunk: int) -> None:
     with database.transaction() as session:
         make_planned_batch(session, [Planned(prompt=f"Prompt {n}") for n in range(requests)])
     quick = {"idle_s": 0.2, "settle_interval_ms": 20}
-    settings = make_settings(dispatch=quick | {"max_held_response_bytes": LIMIT, "bite": bite})
+    settings = make_settings(dispatch=quick | {"max_held_response_bytes": LIMIT, "claim_chunk": claim_chunk})
     asyncio.run(Pump(database, settings, price_book(settings), upstreams, FakePublisher()).run())  # type: ignore[arg-type]
     with database.transaction() as session:
         assert session.scalar(text("select count(*) from requests where state = 'succeeded'")) == requests
@@ -159,7 +159,7 @@ def _pump(database: Database, upstreams: LargeAnswers | FullMemory, requests: in
 
 def test_the_sum_of_the_answers_that_a_pump_holds_is_bounded(database: Database) -> None:
     upstreams = LargeAnswers()
-    _pump(database, upstreams, requests=120, bite=40)
+    _pump(database, upstreams, requests=120, claim_chunk=40)
     assert upstreams.peak <= LIMIT + ANSWER_BYTES + PART * upstreams.most_calls
 
 
@@ -182,6 +182,6 @@ class FullMemory:
 
 def test_nothing_is_claimed_while_the_memory_is_full(database: Database) -> None:
     upstreams = FullMemory()
-    _pump(database, upstreams, requests=5, bite=1)
+    _pump(database, upstreams, requests=5, claim_chunk=1)
     assert upstreams.calls_while_full == [1]
     assert upstreams.calls == 5

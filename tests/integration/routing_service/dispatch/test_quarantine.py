@@ -14,7 +14,7 @@ from sqlalchemy import text
 from routing_service.db import Database
 from routing_service.dispatch import lease, quarantine
 from routing_service.dispatch.claim import Ticket, claim
-from routing_service.dispatch.quarantine import ALONE, Company
+from routing_service.dispatch.quarantine import ISOLATED, QuarantineLimits
 from routing_service.dispatch.settle import settle
 from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, EntryBasis
@@ -25,7 +25,7 @@ from tests.support.factories import make_settings
 from tests.support.fakes import FakePublisher
 from tests.support.planned import Planned, make_planned_batch
 
-SETTINGS = make_settings(dispatch={"bite": 4, "backoff_base_s": 1e-6, "backoff_max_s": 1e-6, "max_attempts": 1})
+SETTINGS = make_settings(dispatch={"claim_chunk": 4, "backoff_base_s": 1e-6, "backoff_max_s": 1e-6, "max_attempts": 1})
 PRICES = price_book(SETTINGS)
 SLOTS = {"weak": 4, "strong": 4}
 FINE = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="{}", usage=Usage(3, 2))
@@ -33,7 +33,7 @@ FINE = Outcome(AttemptState.SUCCEEDED, EntryBasis.USAGE, status_code=200, body="
 
 @dataclass
 class DyingPump:
-    """Claims as a pump does, a few bites at a time; dies of poison with all that it has in flight."""
+    """Claims as a pump does, a few claim chunks at a time; dies of poison with all that it has in flight."""
 
     database: Database
     batch_id: str
@@ -44,12 +44,12 @@ class DyingPump:
     def __post_init__(self) -> None:
         self.held = lease.open_lease(self.database, 600)
 
-    def fly(self, bites: int) -> int:
+    def fly(self, chunks: int) -> int:
         """One round. Returns how many it had in flight."""
-        self.flying = self._claim(ALONE)
-        for _ in range(0 if self.flying else bites):
-            company = Company.among(sum(ticket.losses > 0 for ticket in self.flying))
-            self.flying += self._claim(company)
+        self.flying = self._claim(ISOLATED)
+        for _ in range(0 if self.flying else chunks):
+            limits = QuarantineLimits.beside(sum(ticket.losses > 0 for ticket in self.flying))
+            self.flying += self._claim(limits)
         if any(ticket.line in self.poison for ticket in self.flying):
             self.deaths += 1
             lease.close_lease(self.database, self.held)
@@ -61,10 +61,10 @@ class DyingPump:
                 settle(session, results, RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
         return len(self.flying)
 
-    def _claim(self, company: Company) -> list[Ticket]:
+    def _claim(self, limits: QuarantineLimits) -> list[Ticket]:
         with self.database.transaction() as session:
             session.execute(text("update requests set not_before = null"))
-            return claim(session, SETTINGS, PRICES, self.held.pump_id, self.batch_id, SLOTS, company).tickets
+            return claim(session, SETTINGS, PRICES, self.held.pump_id, self.batch_id, SLOTS, limits).tickets
 
 
 def plan(database: Database, lines: int) -> str:
@@ -85,10 +85,10 @@ def test_what_kills_its_worker_fails_after_three_deaths_and_nothing_else_does(
     poison = {line for line in poison if line <= lines}
     batch_id = plan(database, lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quarantine, "COMPANY", 3)
+        patch.setattr(quarantine, "MOST_QUARANTINED", 3)
         pumps = [DyingPump(database, batch_id, poison) for _ in range(2)]
-        for which, bites in rounds:
-            pumps[which].fly(bites)
+        for which, chunks in rounds:
+            pumps[which].fly(chunks)
         while sum(pump.fly(4) for pump in pumps):
             pass
     with database.transaction() as session:
@@ -114,7 +114,7 @@ def test_a_death_in_a_crowd_does_not_make_the_crowd_fly_alone(database: Database
     while pump.fly(7):
         rounds += 1
     assert pump.deaths == 3
-    assert rounds <= 3 + quarantine.COMPANY + 4
+    assert rounds <= 3 + quarantine.MOST_QUARANTINED + 4
 
 
 def test_requests_that_were_never_lost_go_on_beside_suspects(database: Database) -> None:
@@ -123,5 +123,5 @@ def test_requests_that_were_never_lost_go_on_beside_suspects(database: Database)
         session.execute(text("update requests set losses = 1 where line > 20"))
     pump = DyingPump(database, batch_id, set())
     pump.fly(20)
-    assert sum(ticket.losses == 1 for ticket in pump.flying) == quarantine.COMPANY
+    assert sum(ticket.losses == 1 for ticket in pump.flying) == quarantine.MOST_QUARANTINED
     assert sum(ticket.losses == 0 for ticket in pump.flying) == 20

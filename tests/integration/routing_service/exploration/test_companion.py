@@ -89,7 +89,7 @@ def test_a_companion_asks_each_line_of_its_model_and_logs_how_likely_that_was(da
 
 
 def test_a_companion_spends_no_more_than_its_own_budget_and_asks_in_the_order_of_its_lines(database: Database) -> None:
-    stage = Stage(database, bite=2)
+    stage = Stage(database, claim_chunk=2)
     # Alternately dear and cheap: money must not make the cheap ones go first.
     lines = [_line(n, "strong" if n % 2 else "weak") for n in range(1, 21)]
     companion = _add(database, stage.settings, lines, budget_nano=4_000_000)
@@ -104,7 +104,7 @@ def test_a_companion_spends_no_more_than_its_own_budget_and_asks_in_the_order_of
 
 
 def test_lines_for_a_model_without_room_hold_up_no_line_of_another(database: Database) -> None:
-    settings = make_settings(dispatch={"bite": 2})
+    settings = make_settings(dispatch={"claim_chunk": 2})
     companion = _add(database, settings, [*(_line(n, "strong") for n in range(1, 5)), _line(5), _line(6)])
     held = lease.open_lease(database, 30)
     with database.transaction() as session:

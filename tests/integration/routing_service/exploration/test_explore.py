@@ -136,7 +136,7 @@ def test_a_batch_that_says_nothing_of_it_is_not_explored(api: Api, client: OpenA
 
 def test_only_what_the_plan_has_sent_somewhere_is_explored(api: Api, client: OpenAI) -> None:
     lines = [chat_line("plain"), chat_line("pinned", routing={"model": "weak"})]
-    for name in ("first", "twin"):
+    for name in ("first", "duplicate"):
         line = chat_line(name, "the same")
         lines.append(line | {"body": line["body"] | {"temperature": 0}})
     lines.append(chat_line("capped", "cheap only", routing={"max_cost_usd": 0.001}))

@@ -16,7 +16,7 @@ from routing_service.db import Database
 from routing_service.dispatch import lease
 from routing_service.dispatch.claim import Ticket, claim
 from routing_service.dispatch.finish import finish
-from routing_service.dispatch.quarantine import ALONE
+from routing_service.dispatch.quarantine import ISOLATED
 from routing_service.dispatch.settle import settle
 from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, BatchState, EntryBasis
@@ -28,7 +28,7 @@ from tests.support.factories import make_settings
 from tests.support.fakes import FakePublisher
 from tests.support.planned import Planned, make_planned_batch
 
-SETTINGS = make_settings(dispatch={"max_attempts": 3, "backoff_base_s": 1e-6, "backoff_max_s": 1e-6, "bite": 4})
+SETTINGS = make_settings(dispatch={"max_attempts": 3, "backoff_base_s": 1e-6, "backoff_max_s": 1e-6, "claim_chunk": 4})
 PRICES = price_book(SETTINGS)
 POLICY = RetryPolicy.of(SETTINGS.dispatch)
 MODELS = ("weak", "strong")
@@ -62,9 +62,9 @@ class World:
             session.execute(text("update requests set not_before = null where not_before is not null"))
             # As if the operator corrected the bounds of a model each time that it was billed above them.
             session.execute(text("update attempts set bounds = '' where cost_nano > reserved_nano"))
-            alone = None if any(owner == pump for owner, _ in self.flying) else ALONE
-            for company in (alone, None):
-                got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots, company)
+            alone = None if any(owner == pump for owner, _ in self.flying) else ISOLATED
+            for limits in (alone, None):
+                got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots, limits)
                 if got.tickets:
                     break
         for model in MODELS:
@@ -207,7 +207,7 @@ def test_a_model_billed_above_its_bounds_stops_until_they_are_corrected(
     requests = [Planned(ratio=2.0, prompt="a"), Planned(ratio=2.0, prompt="b"), Planned(ratio=0.5, prompt="c")]
     with database.transaction() as session:
         batch_id = make_planned_batch(session, requests, shadow_price=1.0)
-    settings = make_settings(dispatch={"bite": 1})
+    settings = make_settings(dispatch={"claim_chunk": 1})
     held = lease.open_lease(database, 30)
 
     def take(settings: Settings) -> list[Ticket]:

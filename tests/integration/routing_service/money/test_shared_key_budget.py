@@ -18,13 +18,13 @@ from tests.support.key_limits import limited_key, pause_of
 from tests.support.planned import Planned, make_planned_batch
 from tests.support.upstreams.sandbox_server import Sandbox, run_sandbox
 
-BITE = 4
+CLAIM_CHUNK = 4
 WORST_NANO = 47_100  # of one of these requests
 ANSWER_NANO = 36_000  # what the sandbox bills for it is 32,000 on average, and at most 39,900
 
 
 def _settings(sandbox: Sandbox) -> Settings:
-    dispatch = {"idle_s": 0.3, "settle_interval_ms": 10, "bite": BITE}
+    dispatch = {"idle_s": 0.3, "settle_interval_ms": 10, "claim_chunk": CLAIM_CHUNK}
     models = {"strong": STRONG | {"base_url": sandbox.base_url}, "weak": WEAK | {"base_url": sandbox.base_url}}
     return make_settings(models=models, dispatch=dispatch)
 
@@ -79,7 +79,7 @@ def test_batches_of_one_priority_share_their_keys_budget(database: Database) -> 
         _dispatch(database, _settings(sandbox), pumps=2)
     settled = [_settled(database, batch_id) for batch_id in (first, second)]
     assert 2_000_000 - WORST_NANO < sum(settled) <= 2_000_000
-    assert abs(settled[0] - settled[1]) <= 3 * BITE * WORST_NANO
+    assert abs(settled[0] - settled[1]) <= 3 * CLAIM_CHUNK * WORST_NANO
     for batch_id in (first, second):
         assert pause_of(database, batch_id)[0] == "key_budget"
 
@@ -88,8 +88,8 @@ def test_the_higher_priority_is_served_first_of_a_budget_that_is_too_small_for_b
     low, high = _batches(database, 2_000_000, (3, 7))
     with run_sandbox(latency_ms=5) as sandbox:
         _dispatch(database, _settings(sandbox), pumps=2)
-    assert _settled(database, low) <= BITE * WORST_NANO
-    assert _settled(database, high) >= 2_000_000 - 2 * BITE * WORST_NANO
+    assert _settled(database, low) <= CLAIM_CHUNK * WORST_NANO
+    assert _settled(database, high) >= 2_000_000 - 2 * CLAIM_CHUNK * WORST_NANO
 
 
 def test_the_lower_priority_gets_what_the_higher_leaves(database: Database) -> None:

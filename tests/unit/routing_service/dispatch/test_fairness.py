@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing_service.dispatch.fairness import Runnable, Turns
+from routing_service.dispatch.fairness import FairScheduler, Runnable
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -19,55 +19,55 @@ def batches_of(by_key: list[int], priority: int = 5) -> list[Runnable]:
     return [Runnable(f"batch_{n}", key, priority, START + timedelta(n), True) for n, key in enumerate(keys)]
 
 
-def serve(turns: Turns, batches: list[Runnable], *, bite: int = 1) -> Runnable:
-    found = turns.next(batches)
-    turns.served(found)
-    for _ in range(bite):
-        turns.sent(found)
+def serve(scheduler: FairScheduler, batches: list[Runnable], *, claim_chunk: int = 1) -> Runnable:
+    found = scheduler.next(batches)
+    scheduler.served(found)
+    for _ in range(claim_chunk):
+        scheduler.sent(found)
     return found
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 40))
 def test_keys_share_what_is_in_flight_equally_however_many_batches_they_have(by_key: list[int], slots: int) -> None:
-    turns, batches = Turns(), batches_of(by_key)
-    flying = deque(serve(turns, batches) for _ in range(slots))
+    scheduler, batches = FairScheduler(), batches_of(by_key)
+    flying = deque(serve(scheduler, batches) for _ in range(slots))
     for _ in range(3 * slots):
-        turns.ended(flying.popleft())
-        flying.append(serve(turns, batches))
+        scheduler.ended(flying.popleft())
+        flying.append(serve(scheduler, batches))
         shares = Counter(batch.api_key_id for batch in flying)
         assert max(shares.values()) - min(shares[b.api_key_id] for b in batches) <= 1
 
 
 def test_the_batches_of_a_key_share_its_part_equally() -> None:
-    turns, batches = Turns(), batches_of([2, 4])
-    shares = Counter(serve(turns, batches).batch_id for _ in range(32))
+    scheduler, batches = FairScheduler(), batches_of([2, 4])
+    shares = Counter(serve(scheduler, batches).batch_id for _ in range(32))
     assert shares == {"batch_0": 8, "batch_1": 8, "batch_2": 4, "batch_3": 4, "batch_4": 4, "batch_5": 4}
 
 
 def test_where_nothing_stays_in_flight_it_goes_round() -> None:
     """A rate holds calls up, and answers come at once."""
-    turns, batches = Turns(), batches_of([2, 1])
+    scheduler, batches = FairScheduler(), batches_of([2, 1])
     served = []
     for _ in range(8):
-        served.append(serve(turns, batches, bite=3))
+        served.append(serve(scheduler, batches, claim_chunk=3))
         for _ in range(3):
-            turns.ended(served[-1])
+            scheduler.ended(served[-1])
     assert [batch.batch_id for batch in served] == ["batch_0", "batch_2", "batch_1", "batch_2"] * 2
 
 
 def test_who_comes_late_is_served_next_and_does_not_make_up_for_the_past() -> None:
-    turns, first = Turns(), batches_of([1])
-    flying = deque(serve(turns, first) for _ in range(4))
+    scheduler, first = FairScheduler(), batches_of([1])
+    flying = deque(serve(scheduler, first) for _ in range(4))
     both = [*first, Runnable("batch_late", "key_late", 5, START + timedelta(9), True)]
     served = []
     for _ in range(6):
-        turns.ended(flying.popleft())
-        flying.append(serve(turns, both))
+        scheduler.ended(flying.popleft())
+        flying.append(serve(scheduler, both))
         served.append(flying[-1].batch_id)
     assert served == ["batch_late", "batch_late", "batch_0", "batch_0", "batch_late", "batch_late"]
 
 
 def test_a_higher_priority_comes_first_whatever_it_has_in_flight() -> None:
-    turns = Turns()
+    scheduler = FairScheduler()
     low, high = batches_of([1], priority=4), batches_of([0, 1], priority=5)
-    assert [serve(turns, [*low, *high]) for _ in range(20)] == high * 20
+    assert [serve(scheduler, [*low, *high]) for _ in range(20)] == high * 20
