@@ -1,4 +1,8 @@
-"""The tables of routebatch. What may not be is forbidden here: by enums, checks, unique and partial indexes."""
+"""The tables of routebatch. What may not be is forbidden here: by enums, checks, unique and partial indexes.
+
+Read `base` first (enums: the states that rows may have), then `batch` and `request` (the work), `money` (budgets,
+attempts, the ledger), `dispatch` (leases and circuits), `files` and `learning`.
+"""
 
 from routing_service.models.base import (
     OPEN,
@@ -19,7 +23,8 @@ from routing_service.models.base import (
     RequestState,
     VersionState,
 )
-from routing_service.models.circuits import ModelCircuit
+from routing_service.models.batch import Batch, ScoreRange
+from routing_service.models.dispatch import ModelCircuit, Pump
 from routing_service.models.files import ApiKey, File, FileChunk
 from routing_service.models.learning import (
     Comparison,
@@ -33,7 +38,7 @@ from routing_service.models.learning import (
     RouterVersion,
 )
 from routing_service.models.money import Attempt, Budget, KeyLimit, LedgerEntry, TopUp
-from routing_service.models.work import Batch, Decision, Pump, Request, ScoreRange
+from routing_service.models.request import Decision, Request
 
 __all__ = [
     "OPEN",

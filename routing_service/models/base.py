@@ -54,7 +54,7 @@ TERMINAL = (BatchState.FAILED, BatchState.COMPLETED, BatchState.EXPIRED, BatchSt
 
 
 class BatchPurpose(enum.StrEnum):
-    """Whose a batch is. All but a client's own are companions, see batches.companion."""
+    """Whose a batch is. All but a client's own are companions, see exploration.companion."""
 
     CLIENT = "client"
     EXPLORE = "explore"  # a sample of another batch's lines, for the model that did not answer them

@@ -1,13 +1,34 @@
-"""Circuits: which upstreams cannot be used now, as all pumps see it."""
+"""What dispatching processes share: their leases, and which models cannot be used now."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, SmallInteger
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    SmallInteger,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from routing_service.models.base import Base, CircuitCause, pg_enum
+from routing_service.models.base import (
+    Base,
+    CircuitCause,
+    Now,
+    pg_enum,
+)
+
+
+class Pump(Base):
+    """A dispatching process and its lease: while `expires_at` is ahead, the requests it claimed are its own."""
+
+    __tablename__ = "pumps"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[Now]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class ModelCircuit(Base):
