@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -49,7 +50,7 @@ WEAK = {
     "max_output_tokens": 512,
 }
 
-NO_BROKER = "memory://"  # limits are not shared through a Redis
+NO_BROKER = "memory://"
 
 
 def make_settings(**sections: Any) -> Settings:
@@ -60,6 +61,11 @@ def make_settings(**sections: Any) -> Settings:
         "budget": {"default_usd": "1"},
     }
     return Settings(**(values | sections))
+
+
+def without_broker(settings: Settings) -> Settings:
+    """The same settings, under which limits are not shared through a Redis."""
+    return settings.model_copy(update={"broker_url": SecretStr(NO_BROKER)})
 
 
 def chat_line(custom_id: str = "a", content: str = "What is 6 times 7?", **changes: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 from sqlalchemy import text
 
 from routing_service.db import Database
-from routing_service.dispatch.pump import Pump
+from routing_service.events import DispatchDue
 from routing_service.models import Budget
 from routing_service.money import ledger
-from routing_service.money.pricing import price_book
+from routing_service.service import Service, handle
 from routing_service.settings import Settings
-from routing_service.upstream.client import Upstreams
-from tests.support.factories import STRONG, WEAK, make_settings
+from tests.support.factories import STRONG, WEAK, make_settings, without_broker
 from tests.support.fakes import FakePublisher
 from tests.support.planned import Planned, make_planned_batch
 
@@ -31,15 +29,9 @@ def pump_settings(base_url: str, model: dict[str, Any] | None = None, **dispatch
 def run_pump(database: Database, settings: Settings, stopping: Callable[[], bool] = lambda: False) -> FakePublisher:
     """One stretch of a pump, to its end. Returns what it announced."""
     publisher = FakePublisher()
-
-    async def run() -> None:
-        upstreams = Upstreams(settings.models, settings.dispatch.max_response_bytes)
-        try:
-            await Pump(database, settings, price_book(settings), upstreams, publisher, stopping).run()
-        finally:
-            await upstreams.close()
-
-    asyncio.run(run())
+    service = Service(database, without_broker(settings), publisher, stopping)
+    handle(service, DispatchDue())
+    service.close()
     return publisher
 
 

@@ -13,8 +13,10 @@ from sqlalchemy import select
 from cli.main import main
 from routing_service.db import Database
 from routing_service.models import Batch, BatchPurpose
+from routing_service.service import Service
 from tests.support.answered_batch import comparisons_of, paired_batch, reply
 from tests.support.factories import make_settings
+from tests.support.fakes import FakePublisher
 from workers.app import configuration
 from workers.tasks import collect_judgements
 
@@ -85,11 +87,8 @@ def test_a_companion_whose_caller_went_away_is_collected_by_a_worker(
     asked = json.loads(routebatch(batch_id, "--json").stdout)
     reply(database, asked["batch_id"], ["[[A]]", None])
 
-    class Child:
-        def __init__(self) -> None:
-            self.database = database
-
-    monkeypatch.setattr("workers.tasks.service", Child)
+    service = Service(database, make_settings(), FakePublisher())
+    monkeypatch.setattr("workers.tasks.service", lambda: service)
     collect_judgements()
     assert json.loads(routebatch("collect", "--json").stdout)["batches"] == 0
 

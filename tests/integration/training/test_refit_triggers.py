@@ -14,7 +14,9 @@ from routing_service.db import Database
 from routing_service.errors import ConfigurationError
 from routing_service.models import Refit, RefitOutcome, RefitTrigger
 from routing_service.routers import registry
+from routing_service.service import Service
 from tests.support.factories import chat_line, ingested_batch, make_settings
+from tests.support.fakes import FakePublisher
 from tests.support.routers.topics_fake import CLASSES, PLACES
 from tests.support.routers.trained import compare, learning_settings, run
 from training.fit import methods
@@ -122,11 +124,8 @@ def test_a_random_router_cannot_come_to_know_less(database: Database, tmp_path: 
 def test_the_tasks_fit_by_the_clock_and_when_it_is_due(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Context:
-        settings = learning_settings(tmp_path, refit_after=400)
-
-    Context.database = database  # type: ignore[attr-defined]
-    monkeypatch.setattr(tasks, "context", Context)
+    service = Service(database, learning_settings(tmp_path, refit_after=400), FakePublisher())
+    monkeypatch.setattr(tasks, "service", lambda: service)
     compare(database, 399)
     tasks.refit_if_due()
     assert outcomes(database) == []
