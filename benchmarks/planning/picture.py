@@ -112,7 +112,7 @@ def draw(dots: dict[str, list[Dot]], prompts: int, output: Path) -> None:
     for name, style, color in (("routebatch", "o-", "#0b6e4f"), ("random", "s--", "#8a8a8a")):
         line = [ends[0], *dots[name], ends[1]]
         axes.plot([dot["usd"] for dot in line], [100 * dot["quality"] for dot in line], style, color=color, label=name)
-    for name, end, place in (("all-weak", ends[0], (10, -4)), ("all-strong", ends[1], (-62, -4))):
+    for name, end, place in (("all-weak", ends[0], (12, -9)), ("all-strong", ends[1], (-62, -4))):
         at = (end["usd"], 100 * end["quality"])
         axes.plot(*at, "D", color="black", markersize=7)
         axes.annotate(name, at, xytext=place, textcoords="offset points")

@@ -14,6 +14,8 @@ from routing_service.settings import JudgeSettings, ModelSettings, Settings, loa
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GENERATED = "cli.md"
+PAGES = [README] + [p.read_text(encoding="utf-8") for p in (ROOT / "docs").rglob("*.md") if p.name != GENERATED]
 CONFIGURATION = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
 
 
@@ -65,5 +67,18 @@ def test_the_first_runs_configuration_loads_and_the_price_data_knows_its_models(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_in_the_readme(name: str) -> None:
-    assert re.search(rf"`{name}\b", README)
+def test_every_command_is_shown_on_some_page(name: str) -> None:
+    assert any(re.search(rf"\broutebatch {name}\b", page) for page in PAGES)
+
+
+@pytest.mark.parametrize("name", ["docs/explanation/architecture.md", "CONTRIBUTING.md"])
+def test_every_path_that_the_map_names_is_there(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", page))
+    near = [
+        ROOT,
+        ROOT / "routing_service",
+        ROOT / "routing_service" / "dispatch",
+        ROOT / "routing_service/openai_format",
+    ]
+    assert not {path for path in paths if not any((folder / path).exists() for folder in near)}

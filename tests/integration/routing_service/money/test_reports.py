@@ -43,7 +43,8 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PRICES = {"weak": (150_000_000, 600_000_000), "strong": (10_000_000_000, 30_000_000_000)}
 INPUT_TOKENS, OUTPUT_TOKENS = 100, 20
 COSTS = {model: (INPUT_TOKENS * i + OUTPUT_TOKENS * o) // MILLION for model, (i, o) in PRICES.items()}
-SQL = (ROOT / "README.md").read_text(encoding="utf-8").split("```sql\n")[1].split("```")[0]
+VIEWS = (ROOT / "docs" / "reference" / "views.md").read_text(encoding="utf-8")
+SQL = VIEWS.split("```sql\n")[1].split("```")[0]
 
 Run = Callable[..., Result]
 
@@ -197,8 +198,21 @@ def test_csv_and_json_hold_exact_decimals(run: Run) -> None:
     assert [(row["batch_id"], row["created_at"][:10]) for row in found] == [("batch_b", "2026-11-21")]
 
 
+@pytest.mark.parametrize("view", ["cost_by_batch", "cost_by_model_day", "savings_by_batch", "cost_by_key_period"])
+def test_the_documented_columns_are_those_of_the_view(session: Session, view: str) -> None:
+    columns = session.scalars(
+        text(
+            "select column_name::text from information_schema.columns where table_name = :view"
+            " order by ordinal_position"
+        ),
+        {"view": view},
+    )
+    documented = VIEWS.split(f"| `{view}` |")[1].split("`")[1]
+    assert documented.split(", ") == list(columns)
+
+
 @pytest.mark.parametrize("query", SQL.split(";")[:-1])
-def test_the_readmes_queries_run(session: Session, query: str) -> None:
+def test_the_documented_queries_run(session: Session, query: str) -> None:
     add_batch(session, "batch_a", NOON, ["weak", "strong"])
     limited_key(session, 1)
     assert session.execute(text(query)).all()
