@@ -1,0 +1,1 @@
+"""Comparisons become fitted routers: data, fits, evaluation, labels, re-fits."""

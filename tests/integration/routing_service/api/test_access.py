@@ -16,9 +16,8 @@ from sqlalchemy import create_engine, text
 
 from routing_service.db import Database
 from routing_service.openai_format.keys import revoke_key
-from tests.integration.routing_service.api.test_batches import create
-from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api, running_api
+from tests.support.client import create, upload
 from tests.support.factories import make_settings
 
 

@@ -7,28 +7,14 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
-from openai.types import Batch as BatchObject
 from sqlalchemy import select, text, update
 
 from routing_service.db import Database
 from routing_service.events import FinishDue, IngestDue
 from routing_service.models import Batch, BatchState, Budget
-from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api, running_api
+from tests.support.client import ENDPOINT, create, routing, upload
 from tests.support.factories import STRONG, make_settings
-
-ENDPOINT = "/v1/chat/completions"
-
-
-def create(client: OpenAI, file_id: str | None = None, **more: Any) -> BatchObject:
-    wish: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": "24h"} | more
-    return client.batches.create(input_file_id=file_id or upload(client), **wish)
-
-
-def routing(batch: BatchObject) -> dict[str, Any]:
-    shown = batch.to_dict()["routing"]
-    assert isinstance(shown, dict)
-    return shown
 
 
 def test_a_created_batch_is_validating_and_announced_once(api: Api, client: OpenAI) -> None:

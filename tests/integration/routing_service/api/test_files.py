@@ -16,13 +16,8 @@ from sqlalchemy import text
 
 from routing_service.db import Database
 from tests.support.api_server import Api, running_api
+from tests.support.client import LINES, upload
 from tests.support.factories import make_settings
-
-LINES = b'{"custom_id":"a"}\n{"custom_id":"b"}\n'
-
-
-def upload(client: OpenAI, content: bytes = LINES, name: str = "a.jsonl", **more: Any) -> str:
-    return client.files.create(file=(name, content), purpose="batch", **more).id
 
 
 def test_an_uploaded_file_is_shown_and_comes_back_byte_for_byte(client: OpenAI) -> None:

@@ -29,8 +29,8 @@ from routing_service.plans.plan import plan
 from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
 from routing_service.upstream.outcome import Usage
-from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api, running_api
+from tests.support.client import upload
 from tests.support.factories import STRONG, WEAK, make_settings, score_all
 from tests.support.plan_requests import Json, get, make_plan, post, ready_plan, refused
 from tests.support.reading import batch_of

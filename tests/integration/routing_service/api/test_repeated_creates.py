@@ -11,9 +11,8 @@ from sqlalchemy import text
 
 from routing_service.db import Database
 from routing_service.events import IngestDue
-from tests.integration.routing_service.api.test_batches import create
-from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api
+from tests.support.client import create, upload
 
 
 def test_an_idempotency_key_makes_one_batch_however_often_it_is_sent(api: Api, client: OpenAI) -> None:

@@ -19,8 +19,8 @@ from routing_service.money.pricing import price_book
 from routing_service.money.reports import costs_by_batch
 from routing_service.plans.replan import replan
 from routing_service.settings import Settings
-from tests.integration.routing_service.api.test_batches import routing
 from tests.support.api_server import Api, running_api
+from tests.support.client import routing
 from tests.support.extend import ask, submit
 from tests.support.factories import STRONG, WEAK, lines, make_settings, requests_of
 from tests.support.fakes import FakePublisher

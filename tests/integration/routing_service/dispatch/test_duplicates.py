@@ -32,10 +32,8 @@ from routing_service.openai_format.output import render
 from routing_service.plans.plan import plan
 from routing_service.routers.registry import Routers
 from routing_service.scoring.score import score
-from tests.integration.routing_service.api.test_batches import create, routing
-from tests.integration.routing_service.api.test_files import upload
-from tests.integration.routing_service.money.test_money_flow import KINDS, SETTINGS, SLOTS, World
 from tests.support.api_server import Api, running_api
+from tests.support.client import create, routing, upload
 from tests.support.extend import ask, submit
 from tests.support.factories import (
     DETERMINISTIC,
@@ -52,6 +50,7 @@ from tests.support.factories import (
     requests_of,
 )
 from tests.support.fakes import FakePublisher
+from tests.support.money_flow import KINDS, SETTINGS, SLOTS, World
 from tests.support.reading import batch_of, upgraded
 from tests.support.upstreams.sandbox_server import run_sandbox
 from tests.support.working import work

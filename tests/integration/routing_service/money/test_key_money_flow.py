@@ -14,10 +14,10 @@ from routing_service.dispatch import lease
 from routing_service.dispatch.sweep import sweep
 from routing_service.models import Period
 from routing_service.money.budgets import remove_limit, set_limit, standing, top_up
-from tests.integration.routing_service.money.test_money_flow import KINDS, SETTINGS, SLOTS, World
 from tests.support.factories import make_key
 from tests.support.fakes import FakePublisher
 from tests.support.key_limits import end_period
+from tests.support.money_flow import KINDS, SETTINGS, SLOTS, World
 from tests.support.planned import NANO, Planned, make_planned_batch
 
 

@@ -12,8 +12,8 @@ from routing_service.db import Database
 from routing_service.models import Batch, BatchState, Decision, File, FilePurpose, Reason, Request, RequestState
 from routing_service.openai_format.output import PAGE_LINES, file_bytes, render
 from routing_service.router_versions.versions import register
-from tests.integration.routing_service.api.test_batches import create, routing
 from tests.support.api_server import Api
+from tests.support.client import create, routing
 
 BODY = '{"object":"chat.completion","model":"sandbox-strong"}'
 

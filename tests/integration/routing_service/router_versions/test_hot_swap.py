@@ -25,9 +25,8 @@ from routing_service.routers import registry as routers_module
 from routing_service.routers.registry import Routers
 from routing_service.scoring.score import score
 from routing_service.settings import Settings
-from tests.integration.routing_service.api.test_batches import create, routing
-from tests.integration.routing_service.api.test_files import upload
 from tests.support.api_server import Api, running_api
+from tests.support.client import create, routing, upload
 from tests.support.extend import ask
 from tests.support.factories import chat_file, ingested_batch, make_settings, previewed_batch, score_all
 from tests.support.reading import batch_of
