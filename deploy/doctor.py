@@ -1,11 +1,8 @@
 """The checks of `routebatch doctor`: what is installed, configured and running, each with what to do about it.
 
-What `routebatch doctor` says of routing: the device, the routers that can be used, the encoder of prompts.
-
-torch is imported only where a CUDA driver must be asked, or a configured router is a neural network; models of a hub
-are not fetched.
-
-A check of `routebatch doctor`: its name, whether it holds, and what was found.
+`examine` runs all of them: the programs, the configuration and what it says of routing, the stack and its processes.
+Nothing is changed. torch is imported only where a CUDA driver must be asked or a configured router is a neural network;
+models of a hub are not fetched.
 """
 
 from __future__ import annotations
@@ -31,6 +28,23 @@ if TYPE_CHECKING:
     from routing_service.settings import Settings
 
 LOW_DISK_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table. `ok` None: for information, or not applicable."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def check(name: str, work: Callable[[], str]) -> Check:
+    """Run a check. Whatever it raises becomes its detail."""
+    try:
+        return Check(name, True, work())
+    except Exception as error:
+        return Check(name, False, str(error).strip() or type(error).__name__)
 
 
 def examine(state: StateDir, config: Path | None) -> list[Check]:
@@ -60,22 +74,23 @@ def _server_binary(variable: str, version: Callable[[], str]) -> str:
 
 
 def _postgres_version() -> str:
-    found = binaries.postgres_bin()
-    return f"{binaries.Binary(found.path / 'postgres', found.origin).version()} ({found.origin}: {found.path})"
+    programs = binaries.postgres_bin()
+    server = binaries.Binary(programs.path / "postgres", programs.origin)
+    return f"{server.version()} ({programs.origin}: {programs.path})"
 
 
 def _valkey_version() -> str:
-    found = binaries.valkey_server()
-    return f"{found.version()} ({found.origin}: {found.path})"
+    server = binaries.valkey_server()
+    return f"{server.version()} ({server.origin}: {server.path})"
 
 
 def _isolation() -> str:
     if os.environ.get("ROUTEBATCH_DATABASE_URL"):
         return "not needed: ROUTEBATCH_DATABASE_URL is set"
-    found = isolation()
-    if found.prefix:
+    needed = isolation()
+    if needed.prefix:
         return "in a user namespace"
-    return "directly" if found.uid is None else f"as uid {found.uid}: user namespaces are refused here"
+    return "directly" if needed.uid is None else f"as uid {needed.uid}: user namespaces are refused here"
 
 
 def _configured(state: StateDir, config: Path | None) -> list[Check]:
@@ -184,7 +199,6 @@ def _router(settings: Settings) -> str:
 
 def version_in_force(database_url: str) -> str:
     """Which router version is active. StackError where it could not be loaded: then an older router serves."""
-    from deploy.layout import StackError
     from routing_service.db import Database
     from routing_service.router_versions.versions import active, version_name
 
@@ -211,10 +225,10 @@ def _artifact(path: Path, settings: Settings) -> str:
 
 def _encoder(settings: Settings) -> Check:
     """Not used by every router: a mistake is one only where somebody named an encoder."""
-    found = check("encoder", lambda: _encoder_named(settings))
-    if found.ok is False and "encoder" not in settings.embedding.model_fields_set:
-        return Check("encoder", None, f"{found.detail} (only routers that compare vectors need it)")
-    return found
+    named = check("encoder", lambda: _encoder_named(settings))
+    if named.ok is False and "encoder" not in settings.embedding.model_fields_set:
+        return Check("encoder", None, f"{named.detail} (only routers that compare vectors need it)")
+    return named
 
 
 def _encoder_named(settings: Settings) -> str:
@@ -229,20 +243,3 @@ def _encoder_named(settings: Settings) -> str:
     cache = settings.embedding.cache or default_directory()
     kept = f"cached in {cache}" if settings.embedding.cache_bytes else "not cached"
     return f"{make_encoder(settings).spec}, {'not cached' if spec.kind == 'static' else kept}"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table. `ok` None: for information, or not applicable."""
-
-    name: str
-    ok: bool | None
-    detail: str
-
-
-def check(name: str, work: Callable[[], str]) -> Check:
-    """Whatever a check raises is its finding."""
-    try:
-        return Check(name, True, work())
-    except Exception as error:
-        return Check(name, False, str(error).strip() or type(error).__name__)

@@ -1,9 +1,7 @@
-"""Where a stack keeps its things: the state directory, its files, and a place for sockets whose paths stay short.
+"""Where a stack keeps its things: the state directory and its files, its locks, and a directory for its sockets.
 
 A socket's path may hold about 107 bytes. Where the state directory is too deep for that, the sockets live in a short
-hashed directory instead, which only its owner may enter.
-
-The one error of this package: the stack cannot do what was asked, and the text says why and what to do.
+hashed directory instead, which only its owner may enter. `StackError` is the one error of this package.
 """
 
 from __future__ import annotations
@@ -27,78 +25,9 @@ LONGEST_SOCKET_NAME = len("/supervisor.sock.4194304")
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+@-]+")
 
 
-def default_state_dir() -> Path:
-    """`$ROUTEBATCH_STATE_DIR`, else `$XDG_STATE_HOME/routebatch`, else `~/.local/state/routebatch`."""
-    if given := os.environ.get("ROUTEBATCH_STATE_DIR"):
-        return Path(given)
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "routebatch"
-
-
-def private_dir(path: Path) -> Path:
-    """Make `path` a directory that only we may enter, and refuse one that belongs to somebody else."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if path.is_symlink() or found.st_uid != os.geteuid():
-        raise StackError(f"{path} is a link or belongs to another user: choose another state directory")
-    if found.st_mode & 0o077:
-        path.chmod(0o700)
-    return path
-
-
-def hashed_dir(root: Path, base: Path | None = None) -> Path:
-    """The short directory that stands in for a deep `root`; the same for every call of the same user."""
-    if base is None:
-        # not $TMPDIR first: `up` and `down` may be called with different ones, and must find the same sockets
-        base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # noqa: S108
-    digest = hashlib.sha256(f"{os.geteuid()}:{root}".encode()).hexdigest()[:16]
-    return base / f"routebatch-{digest}"
-
-
-def socket_dir(root: Path) -> Path:
-    """The directory for the sockets of `root`, made if need be."""
-    own = root / "run"
-    # a path with unusual letters would need quoting of its own in every address it becomes part of
-    if PLAIN_PATH.fullmatch(str(own)) and len(os.fsencode(own)) + LONGEST_SOCKET_NAME <= SOCKET_PATH_LIMIT:
-        return private_dir(own)
-    return private_dir(hashed_dir(root))
-
-
-def remove_sockets(root: Path) -> None:
-    """Remove the stand-in for a deep `root`. What lies under `root` itself is its owner's to remove."""
-    shutil.rmtree(hashed_dir(root), ignore_errors=True)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace `path` at once, readable by its owner only; a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`. Without `wait`, yields False where another process holds it."""
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock file `path`."""
-    if not path.exists():
-        return False
-    with locked(path, wait=False) as free:
-        return not free
+class StackError(Exception):
+    """The stack cannot do what was asked. The message is for the person at the terminal: it names the process or file,
+    says what to do, and may end in a log's tail."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +124,80 @@ class StateDir:
         write_private(self.secrets_file, json.dumps(secrets, indent=2) + "\n")
 
 
+def default_state_dir() -> Path:
+    """`$ROUTEBATCH_STATE_DIR`, else `$XDG_STATE_HOME/routebatch`, else `~/.local/state/routebatch`."""
+    if given := os.environ.get("ROUTEBATCH_STATE_DIR"):
+        return Path(given)
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "routebatch"
+
+
+def private_dir(path: Path) -> Path:
+    """Make `path` a directory that only we may enter, and refuse one that belongs to somebody else."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if path.is_symlink() or status.st_uid != os.geteuid():
+        raise StackError(f"{path} is a link or belongs to another user: choose another state directory")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def hashed_dir(root: Path, base: Path | None = None) -> Path:
+    """The short directory that stands in for a deep `root`; the same for every call of the same user."""
+    if base is None:
+        # not $TMPDIR first: `up` and `down` may be called with different ones, and must find the same sockets
+        base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())  # noqa: S108
+    digest = hashlib.sha256(f"{os.geteuid()}:{root}".encode()).hexdigest()[:16]
+    return base / f"routebatch-{digest}"
+
+
+def socket_dir(root: Path) -> Path:
+    """The directory for the sockets of `root`, made if need be."""
+    own = root / "run"
+    # a path with unusual letters would need quoting of its own in every address it becomes part of
+    if PLAIN_PATH.fullmatch(str(own)) and len(os.fsencode(own)) + LONGEST_SOCKET_NAME <= SOCKET_PATH_LIMIT:
+        return private_dir(own)
+    return private_dir(hashed_dir(root))
+
+
+def remove_sockets(root: Path) -> None:
+    """Remove the stand-in for a deep `root`. What lies under `root` itself is its owner's to remove."""
+    shutil.rmtree(hashed_dir(root), ignore_errors=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` at once, readable by its owner only; a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp's mode is 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`. Without `wait`, yields False where another process holds it."""
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file `path`."""
+    if not path.exists():
+        return False
+    with locked(path, wait=False) as free:
+        return not free
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -203,7 +206,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise StackError(f"{path} is damaged ({error}): remove it and start again") from error
     return content if isinstance(content, dict) else {}
-
-
-class StackError(Exception):
-    """Its message is for the person at the terminal: it names the process or file, and may end in a log's tail."""

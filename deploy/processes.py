@@ -1,8 +1,7 @@
-"""The processes of the stack: one table that `routebatch up` runs and that compose.yaml is held against by a test.
+"""The processes of the stack: one table that `routebatch up` runs, and that compose.yaml is held against by a test.
 
 Hosts, ports and secrets travel by environment, so that the command lines are the same on one machine and on several.
-
-programs.json: how each process of a stack is launched. launch.py, which may import nothing of ours, reads it.
+How each process is launched stands in programs.json, which launch.py reads: it may import nothing of ours.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from pathlib import Path
 
 from deploy.layout import write_private
 
+FLOWER_USER = "routebatch"
 CELERY = ("celery", "--app", "workers.app")
+LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,12 @@ FLOWER = Process("flower", (*CELERY, "flower"), group="edge", service="flower")
 
 PROCESSES = (API, *WORKERS, BEAT, FLOWER)
 
-FLOWER_USER = "routebatch"
-
 
 def resolve(argv: tuple[str, ...]) -> list[str]:
     """The same command line with its program found beside this interpreter, else on PATH."""
     beside = Path(sys.executable).parent / argv[0]
     program = str(beside) if beside.is_file() else shutil.which(argv[0])
     return [program or argv[0], *argv[1:]]
-
-
-LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 @dataclass(frozen=True)

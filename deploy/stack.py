@@ -15,8 +15,8 @@ from deploy import health
 from deploy.embedded import NOT_READY, PostgresServer, Server
 from deploy.layout import StackError, StateDir, locked, remove_sockets
 from deploy.processes import API, FLOWER, MIGRATE, PROCESSES, WORKERS, resolve
-from deploy.stack_spec import Options, StackSpec, make_plan
-from deploy.supervisor import Supervisor, end_leftovers
+from deploy.stack_spec import Options, StackSpec, make_spec
+from deploy.supervisor import Supervisor, end_orphans
 
 Say = Callable[[str], None]
 
@@ -29,31 +29,71 @@ STOP_SECONDS = float(sum(process.stop_seconds for process in PROCESSES) + 60)
 KEY_NAME = "stack"
 
 
+def up(options: Options, say: Say) -> tuple[Stack, dict[str, Any]]:
+    """Start a stack; returns it with what its stack.json says."""
+    state = StateDir.make(options.state_dir)
+    with starting(state):
+        if ended := end_orphans(state.root):
+            say(f"ended {ended} processes that an earlier stack had left behind")
+        stack = Stack(state, make_spec(options, state))
+        return stack, stack.start(foreground=not options.detach, say=say)
+
+
+def down(state_dir: Path | None) -> bool:
+    """Stop the stack of a state directory; False where none ran."""
+    state = StateDir.at(state_dir)
+    return state.root.is_dir() and stop(state)
+
+
+def stop(state: StateDir) -> bool:
+    """Stop what runs in a state directory, in order, and then whatever is left; False where nothing ran."""
+    supervisor = Supervisor(state)
+    ran = supervisor.running
+    supervisor.stop(STOP_SECONDS)
+    ran = end_orphans(state.root) > 0 or ran
+    state.stack_file.unlink(missing_ok=True)
+    remove_sockets(state.root)
+    shutil.rmtree(state.temporary, ignore_errors=True)
+    return ran
+
+
+@contextlib.contextmanager
+def starting(state: StateDir) -> Any:
+    """Hold the directory while a stack is started in it; refuse one where a stack runs."""
+    with locked(state.root / "up.lock", wait=False) as free:
+        if not free:
+            raise StackError(f"another `routebatch up` is starting a stack in {state.root}")
+        if Supervisor(state).running:
+            url = state.read_stack().get("api_url", "")
+            raise StackError(f"a stack runs in {state.root} already ({url}); stop it with `routebatch down`")
+        yield
+
+
 class Stack:
     """A stack in the course of being started, or running."""
 
-    def __init__(self, state: StateDir, plan: StackSpec) -> None:
+    def __init__(self, state: StateDir, spec: StackSpec) -> None:
         self.state = state
-        self.plan = plan
+        self.spec = spec
         self.supervisor = Supervisor(state)
 
     def start(self, *, foreground: bool, say: Say) -> dict[str, Any]:
         """Bring everything up; returns what stack.json says. On failure everything is stopped again."""
-        for server in self.plan.servers:
+        for server in self.spec.servers:
             server.prepare()
         self.state.stack_file.unlink(missing_ok=True)
-        self.state.update_stack(**self.plan.addresses(), processes={})
+        self.state.update_stack(**self.spec.addresses(), processes={})
         try:
-            self.supervisor.start(self.plan.entries, self.plan.env, foreground=foreground)
-            for server in self.plan.servers:
+            self.supervisor.start(self.spec.entries, self.spec.env, foreground=foreground)
+            for server in self.spec.servers:
                 say(f"starting {server.name}")
                 self.supervisor.start_group(server.name)
-            for server in self.plan.servers:
+            for server in self.spec.servers:
                 self._wait_server(server)
             say("bringing the database's schema up to date")
             self._run_once(MIGRATE.name, MIGRATE.argv)
-            say(f"starting {', '.join(process.name for process in self.plan.processes)}")
-            for group in dict.fromkeys(process.group for process in self.plan.processes):
+            say(f"starting {', '.join(process.name for process in self.spec.processes)}")
+            for group in dict.fromkeys(process.group for process in self.spec.processes):
                 self.supervisor.start_group(group)
             self._wait_processes()
             key = self._api_key()
@@ -82,16 +122,16 @@ class Stack:
         waiting = {API.name, FLOWER.name, *(worker.name for worker in WORKERS)}
 
         def not_ready() -> set[str]:
-            if API.name in waiting and health.http_status(f"{self.plan.api_url}/readyz") == 200:
+            if API.name in waiting and health.http_status(f"{self.spec.api_url}/readyz") == 200:
                 waiting.remove(API.name)
-            if FLOWER.name in waiting and health.http_status(f"{self.plan.flower_url}/healthcheck") == 200:
+            if FLOWER.name in waiting and health.http_status(f"{self.spec.flower_url}/healthcheck") == 200:
                 waiting.remove(FLOWER.name)
             workers = {worker.name for worker in WORKERS} & waiting
             if workers:
-                waiting.difference_update(workers - health.silent_workers(self.plan.broker_url, workers, timeout=0.5))
+                waiting.difference_update(workers - health.silent_workers(self.spec.broker_url, workers, timeout=0.5))
             return waiting
 
-        self._wait(not_ready, [process.name for process in self.plan.processes], READY_SECONDS, OUR_RESTARTS)
+        self._wait(not_ready, [process.name for process in self.spec.processes], READY_SECONDS, OUR_RESTARTS)
 
     def _wait(self, not_ready: Callable[[], Collection[str]], names: list[str], seconds: float, restarts: int) -> None:
         """Until nothing is `not_ready`; StackError with a log's tail where one of `names` keeps ending or is late."""
@@ -119,7 +159,7 @@ class Stack:
         with self.state.log(name).open("wb") as log:
             done = subprocess.run(
                 resolve(argv),
-                env=self.plan.env,
+                env=self.spec.env,
                 cwd=self.state.root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -130,14 +170,14 @@ class Stack:
             raise StackError(self._with_log(f"{name} failed with exit code {done.returncode}", name))
 
     def _api_key(self) -> str:
-        """The stack's own API key: kept from an earlier start if the API still knows it, else made."""
-        kept = self.state.read_secrets()
-        key = kept.get("api_key")
-        if key and health.http_status(f"{self.plan.api_url}/v1/models", bearer=key) != 401:
+        """The stack's own API key: that of an earlier start if the API still knows it, else a new one."""
+        stored = self.state.read_secrets()
+        key = stored.get("api_key")
+        if key and health.http_status(f"{self.spec.api_url}/v1/models", bearer=key) != 401:
             return key
         done = subprocess.run(
             resolve(("routebatch", "keys", "create", "--name", KEY_NAME, "--json")),
-            env=self.plan.env,
+            env=self.spec.env,
             cwd=self.state.root,
             capture_output=True,
             text=True,
@@ -145,46 +185,6 @@ class Stack:
         )
         if done.returncode != 0:
             raise StackError(f"no API key could be made:\n{done.stderr.strip()}")
-        made = str(json.loads(done.stdout.strip().splitlines()[-1])["key"])
-        self.state.write_secrets(kept | {"api_key": made})
-        return made
-
-
-@contextlib.contextmanager
-def starting(state: StateDir) -> Any:
-    """Hold the directory while a stack is started in it; refuse one where a stack runs."""
-    with locked(state.root / "up.lock", wait=False) as free:
-        if not free:
-            raise StackError(f"another `routebatch up` is starting a stack in {state.root}")
-        if Supervisor(state).running:
-            url = state.read_stack().get("api_url", "")
-            raise StackError(f"a stack runs in {state.root} already ({url}); stop it with `routebatch down`")
-        yield
-
-
-def up(options: Options, say: Say) -> tuple[Stack, dict[str, Any]]:
-    """Start a stack; returns it with what its stack.json says."""
-    state = StateDir.make(options.state_dir)
-    with starting(state):
-        if ended := end_leftovers(state.root):
-            say(f"ended {ended} processes that an earlier stack had left behind")
-        stack = Stack(state, make_plan(options, state))
-        return stack, stack.start(foreground=not options.detach, say=say)
-
-
-def down(state_dir: Path | None) -> bool:
-    """Stop the stack of a state directory; False where none ran."""
-    state = StateDir.at(state_dir)
-    return state.root.is_dir() and stop(state)
-
-
-def stop(state: StateDir) -> bool:
-    """Stop what runs in a state directory, in order, and then whatever is left; False where nothing ran."""
-    supervisor = Supervisor(state)
-    ran = supervisor.running
-    supervisor.stop(STOP_SECONDS)
-    ran = end_leftovers(state.root) > 0 or ran
-    state.stack_file.unlink(missing_ok=True)
-    remove_sockets(state.root)
-    shutil.rmtree(state.temporary, ignore_errors=True)
-    return ran
+        new_key = str(json.loads(done.stdout.strip().splitlines()[-1])["key"])
+        self.state.write_secrets(stored | {"api_key": new_key})
+        return new_key

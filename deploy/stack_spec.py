@@ -72,7 +72,7 @@ class StackSpec:
         }
 
 
-def make_plan(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> StackSpec:
+def make_spec(options: Options, state: StateDir, caller: Mapping[str, str] = os.environ) -> StackSpec:
     """Decide everything; raises StackError for a missing configuration or a taken port."""
     config = find_config(options.config, state)
     settings = check_config(config)
@@ -131,9 +131,9 @@ def choose_port(wanted: int, host: str, option: str) -> int:
 
 
 def flower_password(state: StateDir) -> str:
-    """Flower's password: made once, kept in the state directory."""
-    kept = state.read_secrets()
-    if "flower_password" not in kept:
-        kept["flower_password"] = secrets.token_urlsafe(18)
-        state.write_secrets(kept)
-    return kept["flower_password"]
+    """Flower's password: made once, stored in the state directory."""
+    stored = state.read_secrets()
+    if "flower_password" not in stored:
+        stored["flower_password"] = secrets.token_urlsafe(18)
+        state.write_secrets(stored)
+    return stored["flower_password"]

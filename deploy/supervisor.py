@@ -3,9 +3,8 @@
 The configuration holds no secret and no path that could need quoting: supervisord runs in the state directory, paths
 in it are relative, secrets come by inherited environment, and command lines stand in programs.json.
 
-Finds and ends processes of a stack whose supervisord is gone.
-
-Every process of a stack carries its state directory in the variable ROUTEBATCH_STACK; nothing else sets it.
+Every process of a stack carries its state directory in the variable ROUTEBATCH_STACK, and nothing else sets it: so
+processes whose supervisord is gone are found (`orphaned_processes`) and ended.
 """
 
 from __future__ import annotations
@@ -30,42 +29,6 @@ from deploy.layout import StackError, StateDir, is_locked, write_private
 from deploy.processes import LAUNCHER, Program, launch_argv, write_programs
 
 MARK = "ROUTEBATCH_STACK"
-
-
-def leftover_processes(root: Path) -> list[psutil.Process]:
-    """The living processes that a stack on `root` started (zombies and other users' processes have no environment)."""
-    found = []
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
-            continue
-        try:
-            mark = process.environ().get(MARK)
-        except (psutil.Error, OSError):
-            continue
-        if mark == str(root):
-            found.append(process)
-    return found
-
-
-def end_leftovers(root: Path, grace: float = 5.0) -> int:
-    """End what a stack on `root` left behind: asked first, then killed. Returns how many there were."""
-    processes = leftover_processes(root)
-    for process in processes:
-        _signal(process.terminate)
-    _, alive = psutil.wait_procs(processes, timeout=grace)
-    for process in alive:
-        _signal(process.kill)
-    psutil.wait_procs(alive, timeout=grace)
-    return len(processes)
-
-
-def _signal(send: Callable[[], None]) -> None:
-    try:
-        send()
-    except psutil.NoSuchProcess:
-        return
-
-
 DAEMON = "supervisord"
 LISTENER = "listener"
 MIN_FILES = 8192  # open files a process may have, where the system allows it: a dispatch worker holds many sockets
@@ -139,38 +102,6 @@ class Entry:
     start_seconds: int = 1  # one that ends sooner is restarted with growing delays
 
 
-def render(state: StateDir, entries: Sequence[Entry]) -> str:
-    """The text of supervisord.conf."""
-    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    text = HEAD.format(
-        min_files=MIN_FILES if hard_limit == resource.RLIM_INFINITY else min(MIN_FILES, hard_limit),
-        user="user=root" if os.geteuid() == 0 else "",  # said aloud, else supervisord warns
-        socket=state.supervisor_socket,
-        listener=LISTENER,
-        command=_command(LISTENER),
-    )
-    for entry in entries:
-        text += PROGRAM.format(**vars(entry), command=_command(entry.name))
-    groups = list(dict.fromkeys(entry.group for entry in entries))
-    for place, group in enumerate(groups):
-        members = ",".join(entry.name for entry in entries if entry.group == group)
-        text += GROUP.format(name=group, programs=members, priority=100 + place)
-    return text
-
-
-def _command(name: str) -> str:
-    """The command line as supervisord wants it: split like a shell's, `%` doubled."""
-    for path in (sys.executable, str(LAUNCHER)):
-        if any(mark in path for mark in (" #", " ;", "\n")):
-            raise StackError(f"{path}: supervisord cannot run a program under a path with ' #' or ' ;'")
-    return shlex.join(launch_argv_relative(name)).replace("%", "%%")
-
-
-def launch_argv_relative(name: str) -> list[str]:
-    """launch_argv with the table as seen from the state directory, where supervisord runs."""
-    return [sys.executable, "-I", "-S", str(LAUNCHER), "programs.json", name]
-
-
 class Supervisor:
     """The supervisord of one state directory: started here, or found running."""
 
@@ -237,8 +168,8 @@ class Supervisor:
 
     def info(self) -> dict[str, dict[str, Any]]:
         """What supervisord says of each process, by name (not of the listener)."""
-        found = cast(list[dict[str, Any]], self.call("getAllProcessInfo"))
-        return {entry["name"]: entry for entry in found if entry["name"] != LISTENER}
+        entries = cast(list[dict[str, Any]], self.call("getAllProcessInfo"))
+        return {entry["name"]: entry for entry in entries if entry["name"] != LISTENER}
 
     def pids(self) -> dict[str, int]:
         """The living processes, supervisord itself included."""
@@ -251,11 +182,11 @@ class Supervisor:
             pid = int(self.call("getPID"))
             self.call("shutdown")
         except StackError:
-            found = self._pid_of_file()
-            if not self.running or found is None:
+            pid_of_file = self._pid_of_file()
+            if not self.running or pid_of_file is None:
                 self._reap()
                 return
-            pid = found
+            pid = pid_of_file
             os.kill(pid, signal.SIGTERM)
         if not self._wait_gone(seconds):
             os.kill(pid, signal.SIGKILL)
@@ -281,3 +212,69 @@ class Supervisor:
                 return False
             time.sleep(0.05)
         return True
+
+
+def render(state: StateDir, entries: Sequence[Entry]) -> str:
+    """The text of supervisord.conf."""
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    text = HEAD.format(
+        min_files=MIN_FILES if hard_limit == resource.RLIM_INFINITY else min(MIN_FILES, hard_limit),
+        user="user=root" if os.geteuid() == 0 else "",  # said aloud, else supervisord warns
+        socket=state.supervisor_socket,
+        listener=LISTENER,
+        command=_command(LISTENER),
+    )
+    for entry in entries:
+        text += PROGRAM.format(**vars(entry), command=_command(entry.name))
+    groups = list(dict.fromkeys(entry.group for entry in entries))
+    for place, group in enumerate(groups):
+        members = ",".join(entry.name for entry in entries if entry.group == group)
+        text += GROUP.format(name=group, programs=members, priority=100 + place)
+    return text
+
+
+def _command(name: str) -> str:
+    """The command line as supervisord wants it: split like a shell's, `%` doubled."""
+    for path in (sys.executable, str(LAUNCHER)):
+        if any(mark in path for mark in (" #", " ;", "\n")):
+            raise StackError(f"{path}: supervisord cannot run a program under a path with ' #' or ' ;'")
+    return shlex.join(launch_argv_relative(name)).replace("%", "%%")
+
+
+def launch_argv_relative(name: str) -> list[str]:
+    """launch_argv with the table as seen from the state directory, where supervisord runs."""
+    return [sys.executable, "-I", "-S", str(LAUNCHER), "programs.json", name]
+
+
+def orphaned_processes(root: Path) -> list[psutil.Process]:
+    """The living processes that a stack on `root` started (zombies and other users' processes have no environment)."""
+    orphans = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            mark = process.environ().get(MARK)
+        except (psutil.Error, OSError):
+            continue
+        if mark == str(root):
+            orphans.append(process)
+    return orphans
+
+
+def end_orphans(root: Path, grace: float = 5.0) -> int:
+    """End what a stack on `root` left behind: asked first, then killed. Returns how many there were."""
+    processes = orphaned_processes(root)
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        _signal(process.kill)
+    psutil.wait_procs(alive, timeout=grace)
+    return len(processes)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return

@@ -1,11 +1,8 @@
-"""The sandbox's own account: what it was asked, what it answered, what it billed. `GET /stats` shows it.
+"""The sandbox's own account, the other side's bill to hold a ledger against: what it was asked, answered and billed.
 
-It is the other side's bill, to hold a ledger against: tokens are counted when a call is billed, answered or not.
-
-The bill in single calls: a CSV file that grows by a line whenever a call is billed.
-
-It is the account that `routebatch ledger reconcile --billed` reads. Its last column is the X-Client-Request-Id that the
-call came with, by which every line can be held against the call's own record at the client.
+`Stats` are the totals, which `GET /stats` shows; tokens are counted when a call is billed, answered or not.
+`BilledFile` is the bill in single calls, a CSV file that `routebatch ledger reconcile --billed` reads. Its last column is the
+X-Client-Request-Id that the call came with, by which each line is held against the client's own record of the call.
 """
 
 from __future__ import annotations
@@ -18,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.faults import Fault
+
+COLUMNS = ("model", "day", "input_tokens", "output_tokens", "client_request_id")
+MOST_ID = 512  # characters, as OpenAI has it
 
 
 @dataclass(slots=True)
@@ -62,10 +62,6 @@ class Stats:
             "faults": {fault.value: self.faults[fault] for fault in Fault},
             "seen": {"max_repeats": self.max_repeats, "repeated": self.repeated},
         }
-
-
-COLUMNS = ("model", "day", "input_tokens", "output_tokens", "client_request_id")
-MOST_ID = 512  # characters, as OpenAI has it
 
 
 class BilledFile:

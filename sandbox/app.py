@@ -22,8 +22,7 @@ from sandbox.faults import UNBILLED, Fault, FaultSource, reset_connection
 from sandbox.judging import judged
 from sandbox.rates import RateLimits, refusal_headers
 from sandbox.replay import ReplayAnswers
-from sandbox.tokens import count as count_tokens
-from sandbox.wire import ChatCall, Completion, Refusal, completion, error_body, parse_call
+from sandbox.wire import ChatCall, Completion, Refusal, completion, count_tokens, error_body, parse_call
 
 MAX_BODY = 64 * 1024 * 1024
 SHUTDOWN_SECONDS = 1.0

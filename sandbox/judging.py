@@ -57,5 +57,5 @@ def _parts(prompt: str) -> dict[str, str]:
 
 
 def _result(answer: str) -> float | None:
-    found = _NUMBER.findall(answer.replace(",", ""))
-    return float(found[-1]) if found else None
+    numbers = _NUMBER.findall(answer.replace(",", ""))
+    return float(numbers[-1]) if numbers else None

@@ -10,7 +10,7 @@ from collections import deque
 from math import ceil
 
 from sandbox.config import SandboxConfig
-from sandbox.tokens import count as count_tokens
+from sandbox.wire import count_tokens
 
 MINUTE = 60.0
 
@@ -83,12 +83,12 @@ class RateLimits:
 
     def headers(self, model: str, now: float) -> dict[str, str]:
         """OpenAI's headers: of each limit itself, what is left of it, and when nothing counts any more."""
-        found = {}
+        headers = {}
         for what, minute in self._of(model).items():
-            found[f"x-ratelimit-limit-{what}"] = str(minute.limit)
-            found[f"x-ratelimit-remaining-{what}"] = str(max(0, minute.limit - minute.used(now)))
-            found[f"x-ratelimit-reset-{what}"] = f"{ceil(minute.reset_s(now) * 1000)}ms"
-        return found
+            headers[f"x-ratelimit-limit-{what}"] = str(minute.limit)
+            headers[f"x-ratelimit-remaining-{what}"] = str(max(0, minute.limit - minute.used(now)))
+            headers[f"x-ratelimit-reset-{what}"] = f"{ceil(minute.reset_s(now) * 1000)}ms"
+        return headers
 
 
 def refusal_headers(wait_s: float) -> dict[str, str]:

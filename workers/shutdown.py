@@ -1,13 +1,10 @@
-"""A worker that fails must end, so that whoever supervises it starts another.
+"""How a worker stops: its pool is told to finish, and a worker that failed ends even where its pool never does.
 
-Celery stops after an error that it cannot recover from, and waits for its pool; where the error was one of the broker's
-connection, that wait may never end (kombu 5.7 fails so where the broker goes while messages are unacknowledged). Such a
-worker would stand there, alive and deaf.
+`stopping` is set when the worker shuts down, in the parent process; pumps in the pool's children look at it.
 
-A flag that a worker's parent process sets and its pool's children see: the worker is shutting down.
-
-It is made before the pool forks, so that parent and children share it. It is a byte of shared memory and no Event: that
-has a lock, and a child killed while it looks would keep it for ever, from its parent and from whoever replaces it.
+`EndAfterFailure` is for errors that Celery cannot recover from: it stops then and waits for its pool, and where the
+error was one of the broker's connection that wait may never end (kombu 5.7, when the broker goes while messages are
+unacknowledged). The worker would be alive and deaf; it is ended instead, and whoever supervises it starts another.
 """
 
 from __future__ import annotations
@@ -21,9 +18,15 @@ from celery import bootsteps
 
 from routing_service.settings import get_settings
 
+SPARE_S = 5.0  # beyond the grace period of the calls in flight
+
 
 class SharedFlag:
-    """Set once, seen by every process forked after it was made."""
+    """Set once, seen by every process that was forked after it was made.
+
+    A byte of shared memory and not an Event: that has a lock, and a child killed while it looks would keep the lock for
+    ever, from its parent and from whoever replaces it.
+    """
 
     def __init__(self) -> None:
         self._byte = mmap(-1, 1)
@@ -35,10 +38,7 @@ class SharedFlag:
         return self._byte[0] == 1
 
 
-stopping = SharedFlag()
-
-
-SPARE_S = 5.0
+stopping = SharedFlag()  # made before the pool forks, so that parent and children share it
 
 
 class EndAfterFailure(bootsteps.StartStopStep):

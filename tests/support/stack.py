@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from deploy.processes import resolve
-from deploy.supervisor import leftover_processes
+from deploy.supervisor import orphaned_processes
 
 COMMAND = resolve(("routebatch",))
 
@@ -79,7 +79,7 @@ class RunningStack:
             words = process.info["cmdline"] or []
             if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(self.root) in word for word in words):
                 named.append(process)
-        return named + leftover_processes(self.root)
+        return named + orphaned_processes(self.root)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A client or operator command that finds this stack by its state directory."""

@@ -29,7 +29,7 @@ from routing_service.db import Database
 from sandbox.answers import SyntheticAnswers
 from sandbox.config import SandboxConfig
 from sandbox.problems import generate
-from sandbox.tokens import cut
+from sandbox.wire import cut_to_cap
 from tests.support.chaos.stress import Billed, read_bill
 from tests.support.chaos.stress_account import Account, account
 from tests.support.chaos.strikes import Strike, Striker, strikes
@@ -279,7 +279,7 @@ def _answers(client: OpenAI, batch_id: str, answers: SyntheticAnswers) -> Iterat
     yield from _counts(batch, len(output), len(errors))
     for line in output:
         body = line["response"]["body"]
-        right, _, _ = cut(answers.answer(body["model"], asked[line["custom_id"]], 0), CAP)
+        right, _, _ = cut_to_cap(answers.answer(body["model"], asked[line["custom_id"]], 0), CAP)
         if body["choices"][0]["message"]["content"] != right:
             yield f"{batch_id}: not the answer to {line['custom_id']}: {body}"
 

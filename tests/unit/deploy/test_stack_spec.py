@@ -13,7 +13,7 @@ from deploy.configuration import find_config
 from deploy.embedded import PostgresServer, ValkeyServer
 from deploy.layout import StackError, StateDir, remove_sockets
 from deploy.processes import PROCESSES
-from deploy.stack_spec import Options, choose_port, make_plan
+from deploy.stack_spec import Options, choose_port, make_spec
 
 
 @pytest.fixture
@@ -29,46 +29,46 @@ FREE = Options(port=0, flower_port=0)
 
 
 def test_every_process_learns_its_addresses_by_environment(state: StateDir) -> None:
-    plan = make_plan(FREE, state, caller={"OPENAI_API_KEY": "theirs"})
-    assert plan.env["OPENAI_API_KEY"] == "theirs"
-    assert plan.env["ROUTEBATCH_STATE_DIR"] == str(state.root)
-    assert plan.env["ROUTEBATCH_CONFIG"] == str(state.root / "routebatch.toml")
-    assert plan.env["ROUTEBATCH_DATABASE_URL"].startswith("postgresql+psycopg:///routebatch?host=")
-    assert plan.env["ROUTEBATCH_BROKER_URL"].startswith("redis+socket:///")
-    assert plan.api_url == f"http://127.0.0.1:{plan.env['ROUTEBATCH_API_PORT']}"
-    assert plan.env["ROUTEBATCH_ARTIFACT_URL"] == plan.addresses()["artifact_url"] == str(state.root / "artifacts")
-    assert plan.env["FLOWER_BASIC_AUTH"] == f"routebatch:{plan.flower_password}"
-    assert plan.env["TMPDIR"] == str(state.temporary)  # what a killed process leaves goes with the stack
+    spec = make_spec(FREE, state, caller={"OPENAI_API_KEY": "theirs"})
+    assert spec.env["OPENAI_API_KEY"] == "theirs"
+    assert spec.env["ROUTEBATCH_STATE_DIR"] == str(state.root)
+    assert spec.env["ROUTEBATCH_CONFIG"] == str(state.root / "routebatch.toml")
+    assert spec.env["ROUTEBATCH_DATABASE_URL"].startswith("postgresql+psycopg:///routebatch?host=")
+    assert spec.env["ROUTEBATCH_BROKER_URL"].startswith("redis+socket:///")
+    assert spec.api_url == f"http://127.0.0.1:{spec.env['ROUTEBATCH_API_PORT']}"
+    assert spec.env["ROUTEBATCH_ARTIFACT_URL"] == spec.addresses()["artifact_url"] == str(state.root / "artifacts")
+    assert spec.env["FLOWER_BASIC_AUTH"] == f"routebatch:{spec.flower_password}"
+    assert spec.env["TMPDIR"] == str(state.temporary)  # what a killed process leaves goes with the stack
 
 
 def test_an_artifact_store_is_the_same_one_wherever_a_process_stands(state: StateDir, tmp_path: Path) -> None:
     (state.root / "routebatch.toml").write_text('artifact_url = "routers"')
-    assert make_plan(FREE, state, caller={}).addresses()["artifact_url"] == str(tmp_path / "routers")
+    assert make_spec(FREE, state, caller={}).addresses()["artifact_url"] == str(tmp_path / "routers")
     named = {"ROUTEBATCH_ARTIFACT_URL": "s3://bucket/routers"}
-    assert make_plan(FREE, state, caller=named).env["ROUTEBATCH_ARTIFACT_URL"] == "s3://bucket/routers"
+    assert make_spec(FREE, state, caller=named).env["ROUTEBATCH_ARTIFACT_URL"] == "s3://bucket/routers"
 
 
 def test_processes_start_after_the_servers_and_the_edge_comes_last(state: StateDir) -> None:
-    plan = make_plan(FREE, state, caller={})
-    names = [entry.name for entry in plan.entries]
+    spec = make_spec(FREE, state, caller={})
+    names = [entry.name for entry in spec.entries]
     assert names == ["postgres", "valkey", "api", "score", "dispatch", "train", "beat", "flower"]
-    assert [entry.stop_signal for entry in plan.entries if entry.name in ("postgres", "valkey")] == ["INT", "TERM"]
+    assert [entry.stop_signal for entry in spec.entries if entry.name in ("postgres", "valkey")] == ["INT", "TERM"]
 
 
 def test_servers_that_are_named_are_not_embedded(state: StateDir) -> None:
     database = {"ROUTEBATCH_DATABASE_URL": "postgresql+psycopg://db/routebatch"}
     broker = {"ROUTEBATCH_BROKER_URL": "redis://broker/0"}
-    assert [type(server) for server in make_plan(FREE, state, caller=database).servers] == [ValkeyServer]
-    assert [type(server) for server in make_plan(FREE, state, caller=broker).servers] == [PostgresServer]
-    both = make_plan(FREE, state, caller=database | broker)
+    assert [type(server) for server in make_spec(FREE, state, caller=database).servers] == [ValkeyServer]
+    assert [type(server) for server in make_spec(FREE, state, caller=broker).servers] == [PostgresServer]
+    both = make_spec(FREE, state, caller=database | broker)
     assert both.servers == ()
     assert [entry.name for entry in both.entries] == [process.name for process in PROCESSES]
     assert both.env["ROUTEBATCH_DATABASE_URL"] == database["ROUTEBATCH_DATABASE_URL"]
 
 
 def test_flowers_password_is_made_once_and_kept_private(state: StateDir) -> None:
-    first = make_plan(FREE, state, caller={}).flower_password
-    assert make_plan(FREE, state, caller={}).flower_password == first
+    first = make_spec(FREE, state, caller={}).flower_password
+    assert make_spec(FREE, state, caller={}).flower_password == first
     assert len(first) >= 20
     assert state.secrets_file.stat().st_mode & 0o777 == 0o600
 
@@ -97,10 +97,10 @@ def test_a_mistake_in_the_configuration_is_named_before_anything_runs(state: Sta
     file = state.root / "routebatch.toml"
     file.write_text("[budget]\nno_such_key = 1\n")
     with pytest.raises(StackError, match=rf"{file}.*no_such_key"):
-        make_plan(FREE, state, caller={})
+        make_spec(FREE, state, caller={})
     file.write_text('[models.weak]\nname = "unheard-of"\nbase_url = "http://127.0.0.1:9/v1"\n')
     with pytest.raises(StackError, match="weak"):
-        make_plan(FREE, state, caller={})
+        make_spec(FREE, state, caller={})
     assert "ROUTEBATCH_CONFIG" not in os.environ
 
 

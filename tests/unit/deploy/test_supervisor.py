@@ -15,7 +15,7 @@ import pytest
 from deploy.layout import StackError, StateDir, remove_sockets
 from deploy.listener import read_event
 from deploy.processes import Program
-from deploy.supervisor import MARK, Entry, Supervisor, end_leftovers, leftover_processes, render
+from deploy.supervisor import MARK, Entry, Supervisor, end_orphans, orphaned_processes, render
 
 # a parent with a child, like a worker and its pool
 PAIR = "sleep 300 & echo started; wait"
@@ -50,7 +50,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     found.start(ENTRIES, os.environ | {MARK: str(state.root), "SECRET": "do not tell"}, foreground=True)
     yield found
     found.stop(20)
-    end_leftovers(state.root)
+    end_orphans(state.root)
     remove_sockets(state.root)
 
 
@@ -90,7 +90,7 @@ def test_nothing_outlives_a_killed_supervisor(supervisor: Supervisor) -> None:
     processes += psutil.Process(pids["pair"]).children()
     os.kill(pids["supervisord"], signal.SIGKILL)
     eventually(lambda: all(gone(process) for process in processes))
-    eventually(lambda: leftover_processes(supervisor.state.root) == [])
+    eventually(lambda: orphaned_processes(supervisor.state.root) == [])
     assert not supervisor.running
 
 

@@ -12,7 +12,7 @@ from sandbox.answers import MOST_WORDS, SyntheticAnswers
 from sandbox.config import SandboxConfig
 from sandbox.problems import generate, solve
 from sandbox.templates import TEMPLATES
-from sandbox.tokens import count, cut
+from sandbox.wire import count_tokens, cut_to_cap
 
 PROBLEMS = generate(3000, seed=11)
 BY_HAND = {
@@ -107,7 +107,7 @@ def test_answers_depend_on_seed_model_and_prompt_alone() -> None:
 def test_other_prompts_get_filler_of_twenty_to_a_hundred_and_twenty_tokens(prompt: str) -> None:
     answers = SyntheticAnswers(SandboxConfig())
     text = answers.answer("weak", prompt, 0)
-    assert 20 <= count(text.encode()) <= 120
+    assert 20 <= count_tokens(text.encode()) <= 120
     assert len(text.split()) <= MOST_WORDS
     assert text == answers.answer("weak", prompt, 0)
 
@@ -115,7 +115,7 @@ def test_other_prompts_get_filler_of_twenty_to_a_hundred_and_twenty_tokens(promp
 @settings(deadline=None)
 @given(text=st.text(), cap=st.integers(1, 30))
 def test_a_cut_answer_holds_no_more_than_the_cap_and_stays_a_prefix(text: str, cap: int) -> None:
-    kept, tokens, was_cut = cut(text, cap)
+    kept, tokens, was_cut = cut_to_cap(text, cap)
     assert tokens <= cap
     assert text.startswith(kept)
     assert was_cut == (kept != text)
