@@ -45,8 +45,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Lists the benchmarks, and runs the one of large files, which needs no data.
 bench: setup
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.dispatch.scale
 
 format: setup
 	$(BIN)/ruff format .

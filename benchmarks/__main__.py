@@ -1,4 +1,4 @@
-"""`make bench`: runs what needs no data of its own, and lists every benchmark with what it measures."""
+"""`python -m benchmarks` lists every benchmark, with what it measures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.dispatch import scale
-
 
 def listed() -> Table:
-    """Every module here that can be run, by the first line of its docstring."""
+    """Every module here that can be run, by the first sentence of its docstring."""
     table = Table("python -m", "measures")
     root = Path(__file__).parent
     for path in sorted(root.glob("*/*.py")):
@@ -26,4 +24,3 @@ def listed() -> Table:
 
 if __name__ == "__main__":
     Console(width=120).print(listed())
-    scale.main()

@@ -1,8 +1,8 @@
 """The sandbox's own account, the other side's bill to hold a ledger against: what it was asked, answered and billed.
 
 `Stats` are the totals, which `GET /stats` shows; tokens are counted when a call is billed, answered or not.
-`BilledFile` is the bill in single calls, a CSV file that `routebatch ledger reconcile --billed` reads. Its last column is the
-X-Client-Request-Id that the call came with, by which each line is held against the client's own record of the call.
+`BilledFile` is the bill in single calls, a CSV file that `routebatch ledger reconcile --billed` reads. Its last column
+is the X-Client-Request-Id that the call came with, by which each line is held against the client's own record.
 """
 
 from __future__ import annotations

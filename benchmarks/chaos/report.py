@@ -16,17 +16,17 @@ from tests.support.chaos.stress_account import Account
 SUMS = ("lines", "answered", "limit", "settled", "billed")
 
 
-def summary(endured: Endured, found: Account) -> dict[str, Any]:
+def summary(endured: Endured, account: Account) -> dict[str, Any]:
     """Of one part, for JSON; money in nano-dollars."""
     strikes = Counter(f"{strike.action} {strike.target}" for strike in endured.strikes)
     return {
         "seconds": round(endured.seconds, 1),
-        "batches": [asdict(batch) for batch in found.batches],
+        "batches": [asdict(batch) for batch in account.batches],
         "calls_billed": len(endured.bills),
         "strikes": dict(sorted(strikes.items())),
-        "attempts": dict(found.attempts),
-        "causes": dict(found.causes),
-        "wrong": found.wrong,
+        "attempts": dict(account.attempts),
+        "causes": dict(account.causes),
+        "wrong": account.wrong,
     }
 
 

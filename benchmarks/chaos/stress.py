@@ -58,18 +58,18 @@ def run(stress: Stress) -> dict[str, Any]:
         upgrade(url)
         database = Database(url)
         fought = fight(database, url, Path(directory), stress)
-        found = account(database, fought.batch_ids, fought.bills)
+        outcome = account(database, fought.batch_ids, fought.bills)
         database.dispose()
     return {
         "stress": asdict(stress),
         "seconds": round(fought.seconds, 1),
         "kills": fought.kills,
         "top_ups": fought.top_ups,
-        "key": found.key,
-        "batches": [asdict(batch) for batch in found.batches],
-        "attempts": dict(found.attempts),
-        "causes": dict(found.causes),
-        "wrong": found.wrong,
+        "key": outcome.key,
+        "batches": [asdict(batch) for batch in outcome.batches],
+        "attempts": dict(outcome.attempts),
+        "causes": dict(outcome.causes),
+        "wrong": outcome.wrong,
     }
 
 

@@ -55,9 +55,9 @@ def main() -> None:
     if pumps:
         console.print(growth(pumps))
     if options.json:
-        found = {**runs, **{f"processes {name}": took for name, took in pumps.items()}}
+        results = {**runs, **{f"processes {name}": took for name, took in pumps.items()}}
         options.json.write_text(
-            json.dumps({name: [_figures(t) for t in took] for name, took in found.items()}, indent=2)
+            json.dumps({name: [_figures(t) for t in took] for name, took in results.items()}, indent=2)
         )
 
 

@@ -28,7 +28,7 @@ def client() -> OpenAI:
 
 @app.task
 def answer(model: str, prompt: str) -> None:
-    found = client().chat.completions.create(
+    completion = client().chat.completions.create(
         model=f"sandbox-{model}", messages=[{"role": "user", "content": prompt}], max_tokens=CAP
     )
-    assert found.choices[0].message.content
+    assert completion.choices[0].message.content

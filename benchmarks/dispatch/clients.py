@@ -1,6 +1,6 @@
 """The peers of `benchmarks.dispatch` that run in one process: litellm's Router, and the bare openai client.
 
-`python dispatch_clients.py litellm|openai BASE_URL IN_FLIGHT`, in the project's environment or one of the peers' own:
+`python clients.py litellm|openai BASE_URL IN_FLIGHT`, in the project's environment or one of the peers' own:
 this imports nothing of ours. "ready" is printed after a warm-up; then every line `{"calls": n}` is answered by what the
 calls took.
 """
@@ -74,8 +74,8 @@ async def main(kind: str, base_url: str, in_flight: int) -> None:
         calls = json.loads(line)["calls"]
         started, cpu = time.monotonic(), time.process_time()
         await ask(call, calls, in_flight)
-        found = {"calls": calls, "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
-        sys.stdout.write(json.dumps(found) + "\n")
+        took = {"calls": calls, "seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+        sys.stdout.write(json.dumps(took) + "\n")
         sys.stdout.flush()
 
 

@@ -60,8 +60,8 @@ def measure(stack: Stack, lines: int, latency_s: float) -> None:
 
 
 def submit(client: OpenAI, lines: int) -> Batch:
-    found = (batch_line(number, problem.prompt) for number, problem in enumerate(generate(lines, seed=lines), start=1))
-    content = io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in found))
+    rows = (batch_line(number, problem.prompt) for number, problem in enumerate(generate(lines, seed=lines), start=1))
+    content = io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in rows))
     file = client.files.create(file=("a.jsonl", content), purpose="batch")
     return client.batches.create(
         input_file_id=file.id,

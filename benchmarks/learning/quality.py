@@ -61,11 +61,11 @@ def main() -> None:
 
 def measured(name: str, pairs: list[str], data: Comparisons, count: int, seeds: range) -> list[str]:
     """A row of the table."""
-    found = [one_seed(name, pairs, data, count, seed) for seed in seeds]
-    values = np.array([figures.values for figures in found])
+    by_seed = [one_seed(name, pairs, data, count, seed) for seed in seeds]
+    values = np.array([figures.values for figures in by_seed])
     cells = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(values.mean(0), values.std(0), strict=True)]
     fit, rate = (float(np.median(values[:, column])) for column in (-2, -1))
-    sizes = (int(np.mean([getattr(figures, key) for figures in found])) for key in ("fitted", "tested"))
+    sizes = (int(np.mean([getattr(figures, key) for figures in by_seed])) for key in ("fitted", "tested"))
     return [name, *(f"{size:,}" for size in sizes), *cells[:-2], f"{fit:.1f}", f"{rate:,.0f}"]
 
 

@@ -54,8 +54,8 @@ def main() -> None:
 def plain(options: Any, name: str) -> Iterator[Cells]:
     """A row for every number of comparisons, measured."""
     for count in options.comparisons:
-        found = _fit(options, name, [], count)
-        yield (name, f"{count:,}", f"{found['seconds']:.1f}", f"{found['cpu']:.1f}", _mib(found["peak"]), "")
+        fit = _fit(options, name, [], count)
+        yield (name, f"{count:,}", f"{fit['seconds']:.1f}", f"{fit['cpu']:.1f}", _mib(fit["peak"]), "")
 
 
 def tuned(options: Any, name: str) -> Iterator[Cells]:

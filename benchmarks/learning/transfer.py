@@ -75,7 +75,7 @@ def figures(rates: list[Floats], tested: Benchmark) -> list[str]:
     gain = tested.gain
     cells = []
     for metric in (apgr_ten_bins, apgr, lambda scores, values: cpt(scores, values, 0.5)):
-        values = [metric(found, gain) for found in rates]
+        values = [metric(rate, gain) for rate in rates]
         cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}")
     together: Floats = np.mean(rates, axis=0)
     low, high = bootstrap_interval(together, gain, draws=1000)

@@ -53,8 +53,8 @@ class TableEncoder:
         rows = [self._rows[text] for text in texts]
         # Not copied where they lie in this order: the look-up is the stub's, no part of what is timed.
         in_order = rows == list(range(rows[0], rows[0] + len(rows)))
-        found: Floats = self._vectors[rows[0] : rows[0] + len(rows)] if in_order else self._vectors[rows]
-        return found
+        vectors: Floats = self._vectors[rows[0] : rows[0] + len(rows)] if in_order else self._vectors[rows]
+        return vectors
 
 
 def vectors(count: int, dimensions: int, rng: np.random.Generator) -> Floats:
@@ -62,8 +62,8 @@ def vectors(count: int, dimensions: int, rng: np.random.Generator) -> Floats:
     base = rng.standard_normal((TOPICS + 1, dimensions), np.float32) / np.sqrt(np.float32(dimensions))
     noise = rng.standard_normal((count, dimensions), np.float32) / np.sqrt(np.float32(dimensions))
     raw = noise + np.float32(0.62) * base[0] + np.float32(0.77) * base[1 + rng.integers(TOPICS, size=count)]
-    found: Floats = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    return found
+    unit: Floats = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    return unit
 
 
 def make_arena(count: int, queries: int, dimensions: int, seed: int = 0) -> Arena:

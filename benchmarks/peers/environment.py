@@ -46,8 +46,8 @@ class Peer:
 
     def ask(self, router: str, prompts: Sequence[str]) -> Answer:
         """Its win rates of the prompts, one call after the other, and the seconds that these took."""
-        found = self._exchange({"ask": router, "prompts": list(prompts)})
-        return Answer(found["seconds"], found["win_rates"])
+        answer = self._exchange({"ask": router, "prompts": list(prompts)})
+        return Answer(answer["seconds"], answer["win_rates"])
 
     def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -57,8 +57,8 @@ class Peer:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"RouteLLM's process ended: {self._log.read_text()[-3000:]}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def python_of(environment: Path) -> Path:
@@ -97,13 +97,13 @@ def find_uv() -> str:
 def pip_settings() -> dict[str, str]:
     """pip's own configuration for uv, which does not read it; variables that are set win."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
-    found = {}
+    variables = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition("=")
         variable = PIP_OPTIONS.get(name.rpartition(".")[2])
         if variable is not None and variable not in os.environ:
-            found[variable] = value.strip("'")
-    return found
+            variables[variable] = value.strip("'")
+    return variables
 
 
 @contextmanager

@@ -81,8 +81,8 @@ class Peer:
     def ask(self, name: str, prompts: list[str]) -> dict[str, Any]:
         win_rate = self._routers[name].calculate_strong_win_rate
         started = time.perf_counter()
-        found = [float(win_rate(prompt)) for prompt in prompts]
-        return {"seconds": time.perf_counter() - started, "win_rates": found}
+        rates = [float(win_rate(prompt)) for prompt in prompts]
+        return {"seconds": time.perf_counter() - started, "win_rates": rates}
 
 
 def answer(peer: Peer, question: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,13 @@ class Row:
 
 def take_turns(ours: Run, theirs: Run, repeats: int) -> tuple[list[float], list[float]]:
     """Prompts a second of each side, by run; one run of each goes first and is not counted."""
-    found: tuple[list[float], list[float]] = ([], [])
+    both: tuple[list[float], list[float]] = ([], [])
     for repeat in range(-1, repeats):
-        for rates, run in zip(found, (ours, theirs), strict=True):
+        for rates, run in zip(both, (ours, theirs), strict=True):
             prompts, seconds = run()
             if repeat >= 0:
                 rates.append(prompts / seconds)
-    return found
+    return both
 
 
 def as_table(rows: list[Row]) -> Table:

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.planning DIRECTORY [--splits 10] [--workloads NAME ...] [--power P] [--json]
 
-DIRECTORY: see `planning_workloads`. Each split fits the gain router and the length models on one half of the prompts
-and spends on the other; nothing of the other half is known before it is spent on. A budget is a share of the span from
-all-weak to all-strong in true dollars: every policy ranks the prompts by what it knows before, and goes down its
-ranking until the true costs reach the budget, as re-planning makes it.
+DIRECTORY: see `benchmarks.planning.workloads`. Each split fits the gain router and the length models on one half of the
+prompts and spends on the other; nothing of the other half is known before it is spent on. A budget is a share of the
+span from all-weak to all-strong in true dollars: every policy ranks the prompts by what it knows before, and goes down
+its ranking until the true costs reach the budget, as re-planning makes it.
 
 Policies: `plan` (the service's own rule, on the router's gains and the predicted costs), `threshold` (by gain alone, as
 RouteLLM), `cheapest-first` (where the predicted extra cost is least), `random`, `oracle` (true gain per true dollar);
@@ -81,8 +81,8 @@ def curve(key: Vector, gain: Vector, dollars: Vector) -> Vector:
     order = order[key[order] > -np.inf]
     spent = np.concatenate([[0.0], np.cumsum(dollars[order])]) / dollars.sum()
     points = np.concatenate([[0.0], np.cumsum(gain[order])]) / len(gain) * 100
-    found: Vector = points[np.searchsorted(spent, GRID * (1 + 1e-12), side="right") - 1]
-    return found
+    curve: Vector = points[np.searchsorted(spent, GRID * (1 + 1e-12), side="right") - 1]
+    return curve
 
 
 def estimates(fitted: Workload, test: Workload, seed: int) -> Known:
@@ -118,12 +118,12 @@ def main() -> None:
     parser.add_argument("--power", type=float, help="of the extra dollars; default: as plans choose it")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = workloads(options.directory)
+    recorded = workloads(options.directory)
     results = {}
-    for name in options.workloads or found:
-        curves = [split(found[name], seed, options.power) for seed in range(options.splits)]
+    for name in options.workloads or recorded:
+        curves = [split(recorded[name], seed, options.power) for seed in range(options.splits)]
         results[name] = summary(curves)
-        sys.stderr.write(f"{name}: {options.splits} splits of {len(found[name].prompts):,} prompts\n")
+        sys.stderr.write(f"{name}: {options.splits} splits of {len(recorded[name].prompts):,} prompts\n")
         if not options.json:
             for table in tables(name, results[name]):
                 Console(width=140).print(table)

@@ -35,12 +35,12 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(*options.child)))
         return
-    found = [_child(n, m) for m in options.models for n in options.requests]
+    rows = [_child(n, m) for m in options.models for n in options.requests]
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(rows))
         return
     table = Table("models", "requests", "rank s", "cut s", "ladder s", "peak MiB", "of it inputs", "gap of the gain")
-    for row in found:
+    for row in rows:
         seconds = (f"{row[key]:.3f}" for key in ("rank_s", "cut_s", "ladder_s"))
         sizes = (f"{row[key] / MIB:,.0f}" for key in ("peak", "inputs"))
         table.add_row(f"{row['models']:.0f}", f"{row['requests']:,.0f}", *seconds, *sizes, f"{row['gap']:.1e}")
@@ -49,8 +49,8 @@ def main() -> None:
 
 def _child(n: int, m: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.planning.growth", "--child", str(n), str(m)]
-    found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return found
+    row: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return row
 
 
 def measure(n: int, m: int) -> dict[str, float]:

@@ -102,8 +102,8 @@ def _dollars(plan: Vector, rival: Vector) -> Vector:
     at = np.clip(np.searchsorted(risen, rival[AT], side="left"), 1, len(GRID) - 1)
     rise = np.maximum(risen[at] - risen[at - 1], 1e-12)
     part = np.clip((rival[AT] - risen[at - 1]) / rise, 0, 1)
-    found: Vector = GRID[at - 1] + part * (GRID[at] - GRID[at - 1])
-    return found
+    shares: Vector = GRID[at - 1] + part * (GRID[at] - GRID[at - 1])
+    return shares
 
 
 def tables(name: str, result: dict[str, Any]) -> list[Table]:
@@ -112,12 +112,12 @@ def tables(name: str, result: dict[str, Any]) -> list[Table]:
     span = f"${result['all_weak_usd']:.2f} to ${result['all_strong_usd']:.2f} a thousand requests"
     title = f"{name}: {span}, all-strong {result['all_strong_points']:+.2f} points, {result['splits']} splits"
     points = Table("points over all-weak", *heads, "mean", title=title)
-    for policy, found in result["points"].items():
-        points.add_row(policy, *(f"{m:.2f} ± {i:.2f}" for m, i in zip(found["mean"], found["interval"], strict=True)))
+    for policy, means in result["points"].items():
+        points.add_row(policy, *(f"{m:.2f} ± {i:.2f}" for m, i in zip(means["mean"], means["interval"], strict=True)))
     less = Table("plan minus", *heads, "mean", title="± over these splits (± for other prompts)")
     rows = {p: result["plan_minus"][p] for p in (*RIVALS, "random", "oracle")}
-    for policy, found in (rows | {"the better of the first two": result["plan_minus_better"]}).items():
-        cells = zip(found["mean"], found["interval"], found["interval_other_prompts"], strict=True)
+    for policy, means in (rows | {"the better of the first two": result["plan_minus_better"]}).items():
+        cells = zip(means["mean"], means["interval"], means["interval_other_prompts"], strict=True)
         less.add_row(policy, *(f"{m:+.2f} ± {i:.2f} ({o:.2f})" for m, i, o in cells))
     equal = result["equal_quality"]
     dollars = Table("for the threshold's quality", *heads, title="dollars beyond all-weak, a thousand requests")

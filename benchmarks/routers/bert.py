@@ -60,7 +60,7 @@ def rows(prompts: list[str], repeats: int) -> list[Row]:
         imported = import_bert(path, Settings())
         theirs = bert_router(path)
     exact = np.array([theirs(prompt) for prompt in prompts])
-    found = []
+    measured = []
     for precision in PRECISIONS:
         router = in_precision(imported, precision)
         off = np.abs(router.win_rates(prompts, "strong", "weak") - exact).max()
@@ -70,8 +70,8 @@ def rows(prompts: list[str], repeats: int) -> list[Row]:
             rates = take_turns(ours, timed(lambda texts: [theirs(text) for text in texts], prompts, clock), repeats)
             wanted = (LEAST, AIM) if precision == "int8" else (1, 1)
             note = f"win rates differ by at most {off:.1e}"
-            found.append(Row(f"bert, {precision}, {name}", f"one call a prompt, {name}", *wanted, *rates, note))
-    return found
+            measured.append(Row(f"bert, {precision}, {name}", f"one call a prompt, {name}", *wanted, *rates, note))
+    return measured
 
 
 def bert_router(path: Path) -> Callable[[str], float]:
@@ -116,8 +116,8 @@ def cost(router: BertRouter, data: Comparisons) -> Table:
         rates = exact if precision == "float" else in_precision(router, precision).win_rates(
             labels.prompts, "strong", "weak"
         )  # fmt: skip
-        found = f"{apgr_ten_bins(rates, labels.gain):.4f}", f"{apgr(rates, labels.gain):.4f}"
-        table.add_row(precision, f"{len(labels):,}", *found, f"{np.abs(rates - exact).max():.4f}")
+        figures = f"{apgr_ten_bins(rates, labels.gain):.4f}", f"{apgr(rates, labels.gain):.4f}"
+        table.add_row(precision, f"{len(labels):,}", *figures, f"{np.abs(rates - exact).max():.4f}")
     return table
 
 

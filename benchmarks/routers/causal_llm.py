@@ -49,11 +49,11 @@ def main() -> None:
     few = prompts[: options.peer_prompts]
     ways, router = make_ways(options.form)
     lengths = [len(row) for row in router.prompts.rows(prompts)]
-    rates, found = timed(ways, prompts, few, options.repeats)
-    exact = found["one forward pass"]
+    rates, scores = timed(ways, prompts, few, options.repeats)
+    exact = scores["one forward pass"]
     rows = []
     for ours in ("float32", "int8"):
-        off = np.abs(found[ours][: len(few)] - exact).max()
+        off = np.abs(scores[ours][: len(few)] - exact).max()
         for against, least, aim in (("one forward pass", 3, 5), ("generation", 20, 40), ("generation, cached", 0, 0)):
             note = f"win rates differ by {off:.1e}" if against == "one forward pass" else ""
             note = "as transformers 5.23 runs it" if against == "generation, cached" else note
@@ -107,16 +107,16 @@ def timed(
 ) -> tuple[dict[str, list[float]], dict[str, Rates]]:
     """Prompts a second of every way, by run, the ways taking turns; and the win rates. The first run is not counted."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, Rates] = {}
+    scores: dict[str, Rates] = {}
     with torch.inference_mode():
         for repeat in range(-1, repeats):
             for name, way in ways.items():
                 given = prompts if name in ("float32", "int8") else few
                 started = time.process_time()
-                found[name] = way(given if repeat >= 0 else given[:4])
+                scores[name] = way(given if repeat >= 0 else given[:4])
                 if repeat >= 0:
                     rates[name].append(len(given) / (time.process_time() - started))
-    return rates, found
+    return rates, scores
 
 
 if __name__ == "__main__":

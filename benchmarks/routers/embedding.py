@@ -59,15 +59,15 @@ def rows(prompts: list[str], specs: list[str], repeats: int) -> list[Row]:
     call = minilm_call()
     few = prompts[:PEER_PROMPTS]
     exact = encoder("minilm@float").encode(few)
-    found = []
+    measured = []
     for spec in specs:
         made = encoder(spec)
         note = "" if spec == "static" else f"cosine to float32: {cosines(made.encode(few), exact)}"
         for clock in (time.perf_counter, time.process_time):
             rates = take_turns(timed(made.encode, prompts, clock), timed(one_by_one(call), few, clock), repeats)
             of = "wall clock" if clock is time.perf_counter else "processor time"
-            found.append(Row(f"{made.spec}, {of}", f"{AGAINST}, {of}", LEAST, AIM, *rates, note))
-    return found
+            measured.append(Row(f"{made.spec}, {of}", f"{AGAINST}, {of}", LEAST, AIM, *rates, note))
+    return measured
 
 
 def timed(
@@ -85,8 +85,8 @@ def one_by_one(call: Callable[[str], Floats]) -> Callable[[Sequence[str]], list[
     return lambda prompts: [call(prompt) for prompt in prompts]
 
 
-def cosines(found: Floats, exact: Floats) -> str:
-    values = (found * exact).sum(axis=1)
+def cosines(vectors: Floats, exact: Floats) -> str:
+    values = (vectors * exact).sum(axis=1)
     return f"mean {values.mean():.4f}, least {values.min():.4f}"
 
 
@@ -126,10 +126,10 @@ def minilm_call() -> Callable[[str], npt.NDArray[np.float32]]:
 
 def minilm() -> Path:
     """The directory of its files."""
-    found = find_spec(ENCODER)
-    assert found is not None
-    assert found.submodule_search_locations
-    return Path(found.submodule_search_locations[0], "model")
+    spec = find_spec(ENCODER)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0], "model")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def in_child(options: Any, **task: Any) -> dict[str, float]:
     done = subprocess.run(
         [*command, *map(str, options.data)], env=os.environ | settings, stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    row: dict[str, float] = json.loads(done.stdout)
+    return row
 
 
 def _mib(size: float) -> str:
