@@ -115,7 +115,7 @@ def mask(message: str, limit: int = 1000, key: SecretStr | None = None) -> str:
 
 
 def read_answer(status: int, headers: Mapping[str, str], raw: bytes, model: ModelSettings) -> Outcome:
-    """The Outcome of a complete HTTP answer, by the table of docs/explanation/money.md."""
+    """The Outcome of a complete HTTP answer, by the table of docs/explanation/architecture.md."""
     # A header's bytes that are no UTF-8 come as surrogates, which the database cannot store.
     request_id = "".join(c for c in headers.get("x-request-id", "") if c.isprintable())[:200] or None
     if status == 200:

@@ -71,7 +71,7 @@ def test_every_command_is_shown_on_some_page(name: str) -> None:
     assert any(re.search(rf"\broutebatch {name}\b", page) for page in PAGES)
 
 
-@pytest.mark.parametrize("name", ["docs/explanation/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["docs/explanation/architecture.md", "docs/explanation/money.md", "CONTRIBUTING.md"])
 def test_every_path_that_the_map_names_is_there(name: str) -> None:
     page = (ROOT / name).read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", page))
