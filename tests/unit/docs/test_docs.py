@@ -82,3 +82,27 @@ def test_every_path_that_the_map_names_is_there(name: str) -> None:
         ROOT / "routing_service/openai_format",
     ]
     assert not {path for path in paths if not any((folder / path).exists() for folder in near)}
+
+
+def test_every_code_that_a_client_may_be_refused_with_is_documented() -> None:
+    errors = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    codes: set[str] = set()
+    for package in ("api", "batches", "ingest", "openai_format", "plans"):
+        for module in (ROOT / "routing_service" / package).rglob("*.py"):
+            codes |= set(re.findall(r'(?:code=|LineError\(\s*)"([a-z_]+)"', module.read_text(encoding="utf-8")))
+    assert not {code for code in codes if f"`{code}`" not in errors}
+
+
+def test_every_route_of_the_api_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
+    routes: set[str] = set()
+    for module in (ROOT / "routing_service" / "api").glob("*.py"):
+        source = module.read_text(encoding="utf-8")
+        prefix = "".join(re.findall(r'APIRouter\(prefix="([^"]+)"\)', source))
+        routes |= {f"{verb.upper()} {prefix}{path}" for verb, path in re.findall(r'@router\.(\w+)\("([^"]*)"', source)}
+    assert len(routes) > 15
+    short = re.sub(r"\{\w+(:path)?\}", "{}", page)
+    for route in routes:
+        verb, path = re.sub(r"\{\w+(:path)?\}", "{}", route).split()
+        tail = path.rpartition("{}")[2]
+        assert f"{verb} {path}" in short or (tail and f"`...{tail}`" in short), route
