@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from training.evaluate.assessment import ORACLE, RANDOM, SHARES, Assessment, Line
 from training.evaluate.dollars import blended
+from training.evaluate.intervals import standard_errors
 
 SIZE, DPI = (7, 4.5), 130  # inches, dots an inch
 STYLES = {RANDOM: ("--", "grey"), ORACLE: (":", "black")}
-TWO_SIDED = 1.96  # standard errors on either side hold 95 %
 LONGEST_NAME = 40  # characters of a legend
 
 
@@ -69,7 +69,7 @@ def _calibration(axes: Axes, found: Assessment) -> None:
     for line in found.routers:
         assert line.bins is not None
         rate, outcome, error, _ = line.bins.T
-        axes.errorbar(rate, outcome, yerr=TWO_SIDED * error, marker="o", capsize=2, label=_label(line.name))
+        axes.errorbar(rate, outcome, yerr=standard_errors() * error, marker="o", capsize=2, label=_label(line.name))
     low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([low, high], [low, high], linestyle="--", color="grey", label="calibrated")
     axes.set_xlabel("win rate")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from routing_service.planning.allocation import Plan, Ranking
 from routing_service.planning.hull import Floats, Ints
 
 RUNGS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the span from all-weak to all-strong
-LEVEL = 1.645  # standard deviations on either side hold 90 %
+LEVEL = float(ndtri(0.95))  # standard deviations on either side hold 90 %
 CORRELATION = 0.1  # of the errors of a router's gains on the prompts of one batch
 OUTCOME_VARIANCE = 0.35  # of one answer's gain around the expected one
 

@@ -1,4 +1,7 @@
-"""Means of values in [0, 1], and shares, with their intervals."""
+"""Intervals: how many standard errors hold a share of all cases, and Wilson's interval of a mean in [0, 1].
+
+The normal quantile is scipy.special's: importing scipy.stats takes seconds, which every command would wait for.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,17 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Self
 
-Z = 1.959963984540054  # 95 %
+from scipy.special import ndtri
+
+LEVEL = 0.95
+
+__all__ = ["LEVEL", "Mean", "standard_errors", "wilson"]
+
+
+def standard_errors(level: float = LEVEL, tests: int = 1) -> float:
+    """How many standard errors on either side of an estimate hold the truth with probability `level`, if errors are
+    normal. With several tests, so many that all of them hold together (Bonferroni)."""
+    return float(ndtri(1 - (1 - level) / (2 * tests)))
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
@@ -14,9 +27,10 @@ def wilson(mean: float, n: int) -> tuple[float, float]:
     none vary more. (0, 1) without draws."""
     if n <= 0:
         return 0.0, 1.0
-    shrink = 1 + Z * Z / n
-    centre = (mean + Z * Z / (2 * n)) / shrink
-    half = Z * sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n)) / shrink
+    z = standard_errors()
+    shrink = 1 + z * z / n
+    centre = (mean + z * z / (2 * n)) / shrink
+    half = z * sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

@@ -1,4 +1,4 @@
-"""The lift of a ranking: what it gains over a random one, and how surely. Pure.
+"""The Qini coefficient (lift) of a ranking: what it gains over a random one, and how surely. Pure.
 
 A ranking's gain at a share c is the summed gain of the c prompts that it sends to the strong model first. Its lift is
 the mean of that over all c from 0 to 1, less a random ranking's, in points of quality: APGR = 1/2 + lift / mean gain.
@@ -13,14 +13,13 @@ narrower one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from training.evaluate.intervals import standard_errors
 
-OUTSIDE = 0.05  # of a 95 % interval, both sides together
+Floats = npt.NDArray[np.float64]
 
 __all__ = ["Estimate", "difference", "effective", "lift", "mean"]
 
@@ -34,7 +33,7 @@ class Estimate:
 
     def interval(self, tests: int = 1) -> tuple[float, float]:
         """The 95 % interval; with several tests the one that holds for all of them together (Bonferroni)."""
-        reach = NormalDist().inv_cdf(1 - OUTSIDE / (2 * tests)) * self.error
+        reach = standard_errors(tests=tests) * self.error
         return self.value - reach, self.value + reach
 
 

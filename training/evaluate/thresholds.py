@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from training.evaluate.intervals import standard_errors
+
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.intp]
 
@@ -31,7 +33,7 @@ class Cut:
     @property
     def margin(self) -> float:
         """Half of the 95 % interval in which the share of as many other prompts of the same kind lies."""
-        return float(1.96 * np.sqrt(self.share * (1 - self.share) / self.prompts))
+        return float(standard_errors() * np.sqrt(self.share * (1 - self.share) / self.prompts))
 
 
 class WinRates:

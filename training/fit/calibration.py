@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from routing_service.routers.calibration import EDGE, Calibration
 from training.data.comparisons import Comparisons
@@ -18,7 +20,6 @@ HOLD_OUT_SEED = 1_000_003
 LEAST_HELD_OUT = 100  # comparisons, to calibrate on
 SCALE = (0.1, 5.0)  # calibration never turns a ranking around
 PRIOR = 1.0  # of scale and offset, around 1 and 0: keeps one-sided data finite, and counts as about one comparison
-NEWTON_STEPS = 50
 BINS = 10
 
 __all__ = ["LEAST_HELD_OUT", "calibrated", "hold_out"]
@@ -97,13 +98,18 @@ def _crossed(rates: Vector, outcome: Vector, weight: Vector, seed: int) -> Vecto
 
 
 def _line(rates: Vector, outcome: Vector, weight: Vector) -> Calibration:
-    """Logistic regression of the outcome on the log-odds."""
+    """Logistic regression of the outcome on the log-odds: the least of the penalised cross-entropy, which is convex,
+    with the scale within SCALE. (scikit-learn's knows neither soft outcomes nor a prior around 1.)"""
     columns, weight = _columns(rates), _effective(weight)
-    found = _newton(columns, outcome, weight, np.array([1.0, 0.0]), free=np.array([True, True]))
-    scale = float(np.clip(found[0], *SCALE))
-    if scale != found[0]:
-        found = _newton(columns, outcome, weight, np.array([scale, 0.0]), free=np.array([False, True]))
-    return Calibration(float(found[0]), float(found[1]))
+    prior = np.array([1.0, 0.0])
+
+    def loss(at: Vector) -> tuple[float, Vector]:
+        z = at @ columns
+        value = float(weight @ (np.logaddexp(0, z) - outcome * z)) + PRIOR / 2 * float(np.square(at - prior).sum())
+        return value, columns @ (weight * (expit(z) - outcome)) + PRIOR * (at - prior)
+
+    line = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[SCALE, (None, None)], tol=1e-12)
+    return Calibration(float(line.x[0]), float(line.x[1]))
 
 
 def _columns(rates: Vector) -> Vector:
@@ -127,26 +133,3 @@ def _curvature(columns: Vector, slope: Vector, weight: Vector) -> Vector:
     """Of the penalised cross-entropy in scale and offset."""
     curvature: Vector = (columns * (weight * slope)) @ columns.T + PRIOR * np.eye(2)
     return curvature
-
-
-def _newton(columns: Vector, outcome: Vector, weight: Vector, start: Vector, *, free: npt.NDArray[np.bool_]) -> Vector:
-    """The least of the penalised cross-entropy, which is convex, over the free ones of scale and offset."""
-    prior = np.array([1.0, 0.0])
-
-    def loss(at: Vector) -> float:
-        z = at @ columns
-        return float(weight @ (np.logaddexp(0, z) - outcome * z)) + PRIOR / 2 * float(np.square(at - prior).sum())
-
-    at, value = start, loss(start)
-    for _ in range(NEWTON_STEPS):
-        z = at @ columns
-        gradient = columns @ (weight * (np.exp(-np.logaddexp(0, -z)) - outcome)) + PRIOR * (at - prior)
-        hessian = _curvature(columns, _slope(z), weight)
-        step = np.zeros(2)
-        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
-        while (better := loss(at - step)) > value and np.abs(step).max() > 1e-9:
-            step /= 2
-        if better >= value:
-            break
-        at, value = at - step, better
-    return at

