@@ -100,8 +100,8 @@ _STANDS_STILL = text(
 
 def resume_after_refusals(session: Session, settings: Settings) -> None:
     """Let batches go on that waited for a model which answers again, or may be asked whether it does."""
-    shut = [row.model for row in Circuits.of(session, settings.models).refused() if not row.is_due]
-    _resume_unless_for(session, MODEL_REFUSED, shut)
+    blocked = [row.model for row in Circuits.of(session, settings.models).refused() if not row.is_due]
+    _resume_unless_for(session, MODEL_REFUSED, blocked)
 
 
 def resume_after_stops(session: Session, settings: Settings) -> None:
@@ -109,17 +109,17 @@ def resume_after_stops(session: Session, settings: Settings) -> None:
     _resume_unless_for(session, MODEL_STOPPED, sorted(stopped_models(session, settings)))
 
 
-def _resume_unless_for(session: Session, cause: str, shut: list[str]) -> None:
-    """Let batches go on that stand still for the cause, but for those that may have requests for models in `shut`."""
+def _resume_unless_for(session: Session, cause: str, blocked: list[str]) -> None:
+    """Let batches go on that stand still for the cause, unless they may have requests for models in `blocked`."""
     session.execute(
         text(
             "update batches set paused = null, paused_reason = null where id in (select id from batches b"
-            " where state = 'in_progress' and paused = :cause and not candidates && cast(:shut as text[])"
-            " and (cardinality(cast(:shut as text[])) = 0 or not exists (select from requests q"
-            " where q.batch_id = b.id and q.state = 'scored' and coalesce(q.fallback, q.pinned) = any(:shut)))"
+            " where state = 'in_progress' and paused = :cause and not candidates && cast(:blocked as text[])"
+            " and (cardinality(cast(:blocked as text[])) = 0 or not exists (select from requests q"
+            " where q.batch_id = b.id and q.state = 'scored' and coalesce(q.fallback, q.pinned) = any(:blocked)))"
             " order by id for no key update skip locked)"
         ),
-        {"cause": cause, "shut": shut},
+        {"cause": cause, "blocked": blocked},
     )
 
 

@@ -1,6 +1,9 @@
-"""What of a claim chunk's requests is taken, to which model: decided row by row, on balances that are locked.
+"""Admission: which of the rows that a claim looks at are taken, and to which model.
 
-Why a request ends in a claim, without a call.
+Decided row by row on balances that are locked. A row is taken by the model that the plan names, or by the cheapest one
+where money or its own cap does not cover that; it stays for a later claim while a slot or money is awaited; or it ends
+without a call: `unaffordable`, `unroutable` (pinned to a model that is no longer configured), `fallback_exhausted` (no
+money is left to ask another model).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
-from routing_service.dispatch.claim_queries import PLACES, Choice, StoredPlan
+from routing_service.dispatch.claim_queries import ROW_PLACES, Choice, StoredPlan
 from routing_service.dispatch.funds import Funds
 from routing_service.models import BatchPurpose, Reason, RequestState
 from routing_service.money.pricing import PriceBook, input_bound, output_bound, worst_case_nano
@@ -23,7 +26,7 @@ _REASONS = {"share": Reason.SHARE, "threshold": Reason.THRESHOLD}
 
 
 class Admission:
-    """Decides row by row what is taken, on balances that are locked."""
+    """Decides row by row what is taken. `slots` and the balances shrink with what it takes."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Admission:
         quarantine_room: int,
     ) -> None:
         self.settings, self.prices, self.plan, self.slots = settings, prices, plan, slots
-        self.planned = planned  # by line
+        self.planned = planned  # the plan's model, by line
         self.quarantine_room = quarantine_room  # for requests that were lost before
         self.headroom = funds.own.headroom
         self.floor = plan.floor_nano
@@ -45,14 +48,15 @@ class Admission:
         self.took_strong = False
         self.chosen: list[Choice] = []
         self.unaffordable: list[Row[Any]] = []
-        self.unroutable: list[Row[Any]] = []  # pinned to a model that is no longer configured
-        self.fallback_exhausted: list[Row[Any]] = []  # which no money is left to ask another model for
+        self.unroutable: list[Row[Any]] = []
+        self.fallback_exhausted: list[Row[Any]] = []
         self.cheap_is_full = slots.get(plan.cheapest, 0) <= 0  # its requests were not looked at
-        self.pause = False
+        self.pauses = False  # the batch: nothing of it fits its budget any more
         self.waiting = False  # something did not fit and waits for money in flight
-        self.closed = False  # some requests ended, or the batch is to be paused
+        self.may_finish = False  # some requests ended, or the batch is to be paused
 
     def decide(self, row: Row[Any]) -> None:
+        """Take the row, end it, or leave it for a later claim."""
         wanted, reason = self._wanted(row)
         if wanted not in self.settings.models:
             self._end(row, self.unroutable)
@@ -90,8 +94,8 @@ class Admission:
 
     def _fits(self, choice: Choice) -> bool:
         """Whether the worst case can be reserved; a model above the cheapest must leave the floor of all others."""
-        kept = 0 if choice.model == self.plan.cheapest else max(0, self.floor - choice.row.floor_nano)
-        return choice.worst_nano + int(kept * self.plan.floor_factor) <= self.headroom
+        floor = 0 if choice.model == self.plan.cheapest else max(0, self.floor - choice.row.floor_nano)
+        return choice.worst_nano + int(floor * self.plan.floor_factor) <= self.headroom
 
     def _take(self, choice: Choice) -> None:
         """Take what the batch's own budget covers, unless the key's does not: then it waits."""
@@ -106,6 +110,7 @@ class Admission:
         self.took_strong = self.took_strong or choice.model != self.plan.cheapest
 
     def _downgrade(self, choice: Choice) -> None:
+        """Take by the cheapest model what fits no other way. What does not fit there ends, or its batch pauses."""
         if choice.reason is Reason.FALLBACK:
             self._end(choice.row, self.fallback_exhausted)
             return
@@ -122,12 +127,12 @@ class Admission:
         elif self.cheap_is_full:
             self.waiting = True
         else:
-            self.pause = self.closed = True
+            self.pauses = self.may_finish = True
 
     def _end(self, row: Row[Any], ended: list[Row[Any]]) -> None:
         ended.append(row)
         self.floor = max(0, self.floor - row.floor_nano)
-        self.closed = True
+        self.may_finish = True
 
 
 def _within_cap(choice: Choice) -> bool:
@@ -159,29 +164,11 @@ UNROUTABLE = Ending(
 )
 
 
-def mark_fallback_exhausted(session: Session, batch_id: str, rows: list[Row[Any]]) -> None:
-    """End requests with what became of their last attempt."""
-    if not rows:
-        return
-    session.execute(
-        text(
-            "update requests q set state = 'failed', finished_at = now(), model = null, error_code = a.error_code,"  # noqa: S608
-            " error_message = a.error_message from attempts a where a.batch_id = :id and a.batch_id = q.batch_id"
-            f" and a.line = q.line and a.number = q.attempts and q.ctid = any({PLACES})"
-        ),
-        {"id": batch_id, "places": [row.place for row in rows]},
-    )
-
-
 def mark_ended(session: Session, ending: Ending, rows: list[Row[Any]]) -> None:
     if not rows:
         return
     session.execute(
-        text(
-            "update requests set state = cast(:state as request_state), finished_at = now(), model = null,"  # noqa: S608
-            " reason = cast(:reason as reason), error_code = :code, error_message = :message"
-            f" where ctid = any({PLACES})"
-        ),
+        _MARK_ENDED,
         {
             "state": ending.state,
             "reason": ending.reason,
@@ -190,3 +177,24 @@ def mark_ended(session: Session, ending: Ending, rows: list[Row[Any]]) -> None:
             "places": [row.place for row in rows],
         },
     )
+
+
+_MARK_ENDED = text(f"""
+update requests set state = cast(:state as request_state), finished_at = now(), model = null,
+       reason = cast(:reason as reason), error_code = :code, error_message = :message
+where ctid = any({ROW_PLACES})
+""")  # noqa: S608
+
+
+def mark_fallback_exhausted(session: Session, batch_id: str, rows: list[Row[Any]]) -> None:
+    """End requests with what became of their last attempt."""
+    if rows:
+        session.execute(_MARK_FALLBACK_EXHAUSTED, {"id": batch_id, "places": [row.place for row in rows]})
+
+
+_MARK_FALLBACK_EXHAUSTED = text(f"""
+update requests set state = 'failed', finished_at = now(), model = null, error_code = attempts.error_code,
+       error_message = attempts.error_message
+from attempts where attempts.batch_id = :id and attempts.batch_id = requests.batch_id
+     and attempts.line = requests.line and attempts.number = requests.attempts and requests.ctid = any({ROW_PLACES})
+""")  # noqa: S608

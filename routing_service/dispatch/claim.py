@@ -1,9 +1,12 @@
-"""Claiming: a claim chunk of a batch's scored requests becomes attempts with money reserved, in one transaction.
+"""Claiming: a chunk of a batch's scored requests becomes attempts with money reserved, in one transaction.
 
 Order: clear cases first. The strong end (highest gain per dollar) and the weak end (lowest) are taken from both sides
 of the shadow price, so that what is left last is what lies nearest to it. Money decides: a request whose worst case
 does not fit waits while money of its budget is in flight; only then is it downgraded, and only when the cheapest model
 does not fit either is it unaffordable. That is the batch's own budget; what does not fit a budget of its API key waits.
+
+`claim_queries` reads and writes, `answer_cache` answers what was answered before, `funds` locks the budgets, and
+`admission` decides row by row.
 
 Locks, always in this order: pump (share), batch, requests, budgets, circuits.
 """
@@ -74,12 +77,12 @@ class Ticket:
 
 @dataclass(slots=True)
 class Claim:
-    """What one claim chunk brought. `waiting`: something did not fit and waits for money in flight."""
+    """What a claim brought."""
 
     tickets: list[Ticket] = field(default_factory=list)
-    waiting: bool = False
+    waiting: bool = False  # something did not fit and waits for money in flight
     answered: int = 0  # without a call, by earlier answers
-    closed: bool = False  # some requests ended without a call, or the batch was paused
+    may_finish: bool = False  # some requests ended without a call, or the batch was paused
 
 
 def claim(
@@ -91,12 +94,11 @@ def claim(
     slots: Mapping[str, int],
     quarantine: QuarantineLimits | None = None,
 ) -> Claim:
-    """Claim at most one chunk of `batch_id` for the free `slots` by model. `quarantine`: None for a pump
-    that has no quarantined request in flight.
+    """Claim at most one chunk of `batch_id` for the free `slots` by model.
 
-    Pauses the batch if a model of its plan is no longer configured, or what is left of it is for models that refuse us
-    or are stopped.
-    Raises LeaseLostError if the pump's lease has run out.
+    `quarantine`: None for a pump that has no quarantined request in flight. Pauses the batch if a model of its plan is
+    no longer configured, or what is left of it is for models that refuse us or are stopped. Raises LeaseLostError if
+    the pump's lease has run out.
     """
     hold_lease(session, pump_id)
     plan = lock_plan(session, batch_id)
@@ -105,18 +107,18 @@ def claim(
         return result
     circuits = Circuits.of(session, settings.models)
     stopped = stopped_models(session, settings)
-    slots = circuits.within(dict(slots) | dict.fromkeys(stopped, 0))
+    slots = circuits.limit(dict(slots) | dict.fromkeys(stopped, 0))
     probing = Probing.of(session, plan.batch_id, plan.candidates, plan.probes) if plan.probes else None
     open_slots = probing.within(slots) if probing else slots
     quarantine = quarantine or QuarantineLimits.beside(0)
     rows = candidates(session, plan, settings.dispatch.claim_chunk, open_slots, circuits, stopped, quarantine)
     if rows:
-        plan, rows, result.answered, result.closed = reuse_answers(session, settings, prices, plan, rows)
+        plan, rows, result.answered, result.may_finish = reuse_answers(session, settings, prices, plan, rows)
     if rows:
-        _take(session, settings, prices, pump_id, plan, rows, open_slots, quarantine.room, result)
-    barred = circuits.shut | stopped
+        _admit(session, settings, prices, pump_id, plan, rows, open_slots, quarantine.room, result)
+    barred = circuits.blocked | stopped
     if result.tickets:
-        circuits.sent(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
+        circuits.schedule_trials(session, {ticket.model for ticket in result.tickets}, random.Random())  # noqa: S311
     elif result.answered:
         pass
     elif probing:  # the others of the batch are not looked at before that ends
@@ -129,7 +131,7 @@ def claim(
     return result
 
 
-def _take(
+def _admit(
     session: Session,
     settings: Settings,
     prices: PriceBook,
@@ -140,6 +142,7 @@ def _take(
     quarantine_room: int,
     result: Claim,
 ) -> None:
+    """Decide on the rows and write what was decided to `result` and to the database."""
     funds = lock_funds(session, plan)
     planned = planned_models(rows, plan, settings, prices)
     admission = Admission(settings, prices, plan, planned, funds, slots, quarantine_room)
@@ -147,27 +150,25 @@ def _take(
         admission.decide(row)
     result.tickets = _write(session, pump_id, plan, admission, funds)
     result.waiting = admission.waiting
-    result.closed = result.closed or admission.closed
+    result.may_finish = result.may_finish or admission.may_finish
 
 
 def _write(session: Session, pump_id: int, plan: StoredPlan, admission: Admission, funds: Funds) -> list[Ticket]:
     tickets: list[Ticket] = []
-    if admission.chosen:
-        ids = insert_attempts(session, admission.settings, pump_id, plan, admission.chosen, funds.at)
-        insert_decisions(session, plan, admission.chosen)
-        mark_dispatching(session, pump_id, admission.chosen)
-        ledger.reserve(
-            session, funds.budget_ids, [(i, c.worst_nano) for i, c in zip(ids, admission.chosen, strict=True)]
-        )
-        tickets = [
-            _ticket(plan.batch_id, attempt_id, choice) for attempt_id, choice in zip(ids, admission.chosen, strict=True)
-        ]
+    chosen = admission.chosen
+    if chosen:
+        ids = insert_attempts(session, admission.settings, pump_id, plan, chosen, funds.at)
+        insert_decisions(session, plan, chosen)
+        mark_dispatching(session, pump_id, chosen)
+        amounts = [(attempt_id, choice.worst_nano) for attempt_id, choice in zip(ids, chosen, strict=True)]
+        ledger.reserve(session, funds.budget_ids, amounts)
+        tickets = [_ticket(plan.batch_id, *pair) for pair in zip(ids, chosen, strict=True)]
     mark_ended(session, UNAFFORDABLE, admission.unaffordable)
     mark_ended(session, UNROUTABLE, admission.unroutable)
     mark_fallback_exhausted(session, plan.batch_id, admission.fallback_exhausted)
-    if admission.pause and not admission.chosen:
+    if admission.pauses and not chosen:
         pause_for_budget(session, plan.batch_id)
-    elif admission.key.needed_nano is not None and not admission.chosen and not admission.cheap_is_full:
+    elif admission.key.needed_nano is not None and not chosen and not admission.cheap_is_full:
         pause_for_key_budget(session, plan.batch_id, admission.key.why(), admission.key.needed_nano)
     session.execute(
         text(
@@ -177,7 +178,7 @@ def _write(session: Session, pump_id: int, plan: StoredPlan, admission: Admissio
         {
             "floor": admission.floor,
             "failed": len(admission.unaffordable) + len(admission.unroutable) + len(admission.fallback_exhausted),
-            "dearest": max((choice.worst_nano for choice in admission.chosen), default=0),
+            "dearest": max((choice.worst_nano for choice in chosen), default=0),
             "id": plan.batch_id,
         },
     )
@@ -187,12 +188,12 @@ def _write(session: Session, pump_id: int, plan: StoredPlan, admission: Admissio
 def _ticket(batch_id: str, attempt_id: int, choice: Choice) -> Ticket:
     row = choice.row
     return Ticket(
-        batch_id,
-        row.line,
-        attempt_id,
-        choice.model,
-        row.body,
-        choice.price,
-        choice.worst_nano,
-        row.losses,
+        batch_id=batch_id,
+        line=row.line,
+        attempt_id=attempt_id,
+        model=choice.model,
+        body=row.body,
+        price=choice.price,
+        reserved_nano=choice.worst_nano,
+        losses=row.losses,
     )

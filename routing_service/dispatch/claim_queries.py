@@ -1,8 +1,7 @@
-"""The SQL of claiming: reading a batch's plan and candidates, writing attempts, decisions and reservations.
+"""The SQL of a claim: what it reads (the plan, the rows from both ends of it) and writes (attempts, decisions).
 
-Everything runs in the claiming transaction; `claim.py` decides between the reading and the writing.
-
-Which model a claimed row's plan names, found again from what is stored of it.
+Everything runs in the claiming transaction; `claim` locks and `admission` decides in between. A plan is stored as a
+shadow price and a cut line; `planned_models` finds out from them which model each row is for.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Session
 
+from routing_service.db import Unnest, array
 from routing_service.dispatch.quarantine import QuarantineLimits
 from routing_service.errors import LeaseLostError
 from routing_service.models import BatchPurpose, Reason
@@ -30,6 +30,8 @@ from routing_service.upstream.circuit_breaker import Circuits
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
+    """A batch's plan as its locked row holds it, and what else of the row a claim needs."""
+
     batch_id: str
     api_key_id: str
     priority: int
@@ -43,8 +45,8 @@ class StoredPlan:
     cut_line: int
     floor_nano: int
     floor_factor: float  # what the floor really costs over what it holds
-    probes: int | None
-    holdback: HoldbackCutoff | None
+    probes: int | None  # calls to each candidate that come before the rest
+    holdback: HoldbackCutoff | None  # None: nothing is held back
     is_corrected: bool  # it was cut anew by what answers cost
     router_version_id: int | None
     purpose: BatchPurpose = BatchPurpose.CLIENT
@@ -61,6 +63,8 @@ class StoredPlan:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
+    """A row and the model that it goes to. `worst_nano`: what is reserved for it."""
+
     row: Row[Any]
     model: str
     reason: Reason
@@ -69,12 +73,14 @@ class Choice:
 
 
 def hold_lease(session: Session, pump_id: int) -> None:
+    """Lock the pump's row against the sweep. Raises LeaseLostError if its lease has run out."""
     query = text("select 1 from pumps where id = :id and expires_at > now() for share")
     if session.scalar(query, {"id": pump_id}) is None:
         raise LeaseLostError(f"pump {pump_id} no longer holds its lease")
 
 
 def lock_plan(session: Session, batch_id: str) -> StoredPlan | None:
+    """Lock the batch and read its plan; None for a batch that nothing may be sent of now."""
     row = session.execute(
         text(
             "select id, api_key_id, priority, line_priorities, candidates, options, unscored, cost_power,"
@@ -88,44 +94,44 @@ def lock_plan(session: Session, batch_id: str) -> StoredPlan | None:
     if row is None:
         return None
     return StoredPlan(
-        row.id,
-        row.api_key_id,
-        row.priority,
-        tuple(row.line_priorities),
-        tuple(row.candidates),
-        row.options.get("mode", "plan"),
-        Damping(row.cost_power, tuple(row.mean_extra_nano)) if row.mean_extra_nano else None,
-        row.options.get("on_budget", "stop") == "stop",
-        row.unscored,
-        row.shadow_price,
-        row.cut_line,
-        row.floor_nano,
-        row.floor_factor,
-        row.probes,
-        None if row.reserve_ratio is None else HoldbackCutoff(row.reserve_ratio, row.reserve_line),
-        row.is_corrected,
-        row.router_version_id,
-        BatchPurpose(row.purpose),
+        batch_id=row.id,
+        api_key_id=row.api_key_id,
+        priority=row.priority,
+        line_priorities=tuple(row.line_priorities),
+        candidates=tuple(row.candidates),
+        mode=row.options.get("mode", "plan"),
+        damping=Damping(row.cost_power, tuple(row.mean_extra_nano)) if row.mean_extra_nano else None,
+        stops=row.options.get("on_budget", "stop") == "stop",
+        unscored=row.unscored,
+        shadow_price=row.shadow_price,
+        cut_line=row.cut_line,
+        floor_nano=row.floor_nano,
+        floor_factor=row.floor_factor,
+        probes=row.probes,
+        holdback=None if row.reserve_ratio is None else HoldbackCutoff(row.reserve_ratio, row.reserve_line),
+        is_corrected=row.is_corrected,
+        router_version_id=row.router_version_id,
+        purpose=BatchPurpose(row.purpose),
     )
 
 
 # The first condition is for the index: without it an empty strong end is found by reading the whole weak one.
-_UPGRADED = "ratio >= :price and (ratio > :price or line <= :cut)"
-_KEPT = "ratio <= :price and (ratio < :price or line > :cut)"
+_STRONG_END = "ratio >= :price and (ratio > :price or line <= :cut)"
+_WEAK_END = "ratio <= :price and (ratio < :price or line > :cut)"
 _ROWS = """
 select ctid::text as place, line, coalesce(fallback, pinned) as pinned, fallback, max_cost_nano, input_bytes,
        output_cap, choices, priority, answers, win_rate, quality, ratio, floor_nano, attempts, losses, cost_nano,
        expected_cost_nano, call_digest, propensity, body
 from requests where batch_id = :id and state = 'scored' and priority = :priority
   and (not_before is null or not_before <= now())
-  and coalesce(coalesce(fallback, pinned) <> all(cast(:shut as text[])), true)
+  and coalesce(coalesce(fallback, pinned) <> all(cast(:blocked as text[])), true)
   and losses between :least and :most and {side}
 order by {first}ratio {direction}, line {direction} limit :limit for update skip locked
 """
 
 # By the order of the index: by `exists` the planner may read the whole table to find none.
-_ANY_UPGRADED = text(
-    f"select true from requests where batch_id = :id and state = 'scored' and priority = :priority and {_UPGRADED}"  # noqa: S608
+_ANY_STRONG_END = text(
+    f"select true from requests where batch_id = :id and state = 'scored' and priority = :priority and {_STRONG_END}"  # noqa: S608
     " order by ratio limit :limit"
 )
 
@@ -145,25 +151,25 @@ def candidates(
     Where a model of an end is on trial, what was tried least comes first: a long outage is not to use up the
     attempts of a few lines, and one that is refused for what it says is not to be the trial again.
     """
-    shut = {*circuits.shut, *stopped}
+    blocked = {*circuits.blocked, *stopped}
     if plan.purpose is not BatchPurpose.CLIENT:  # its models share one end: what waits for one must not hide the others
-        shut |= {model for model, free in slots.items() if not free}
-    values = {"id": plan.batch_id, "shut": [*shut], "least": quarantine.least_losses, "most": quarantine.most_losses}
-    values |= {"price": plan.shadow_price, "cut": plan.cut_line}
+        blocked |= {model for model, free in slots.items() if not free}
+    values = {"id": plan.batch_id, "blocked": [*blocked], "price": plan.shadow_price, "cut": plan.cut_line}
+    values |= {"least": quarantine.least_losses, "most": quarantine.most_losses}
     dearer = plan.dearer
     strong = min(claim_chunk, sum(slots.get(model, 0) for model in dearer))
     rows: list[Row[Any]] = []
     if strong > 0:
         first = "attempts, " if circuits.on_trial & set(dearer) else ""
-        query = text(_ROWS.format(side=_UPGRADED, direction="desc", first=first))
+        query = text(_ROWS.format(side=_STRONG_END, direction="desc", first=first))
         rows += _by_priority(session, plan, query, values, strong)
     # The weak end also holds what is pinned to models outside the plan.
     weak = min(claim_chunk, sum(free for model, free in slots.items() if model not in dearer or strong == 0))
     if weak > 0:
-        if plan.holdback and not plan.probes and (rows or _by_priority(session, plan, _ANY_UPGRADED, values, 1)):
+        if plan.holdback and not plan.probes and (rows or _by_priority(session, plan, _ANY_STRONG_END, values, 1)):
             values |= {"price": plan.holdback.ratio, "cut": plan.holdback.line}
         first = "attempts, " if circuits.on_trial - set(dearer) else ""
-        query = text(_ROWS.format(side=_KEPT, direction="asc", first=first))
+        query = text(_ROWS.format(side=_WEAK_END, direction="asc", first=first))
         rows += _by_priority(session, plan, query, values, weak)
     return sorted(rows, key=lambda row: -row.priority)
 
@@ -177,82 +183,6 @@ def _by_priority(
         if len(rows) < limit:
             rows += session.execute(query, {**values, "priority": priority, "limit": limit - len(rows)}).all()
     return rows
-
-
-def insert_attempts(
-    session: Session, settings: Settings, pump_id: int, plan: StoredPlan, chosen: list[Choice], at: datetime
-) -> list[int]:
-    """Write the attempts as started `at`, the moment that chose the periods of their budgets. Returns their ids."""
-    inserted = session.execute(
-        text(
-            "insert into attempts (batch_id, line, number, pump_id, model, upstream_model, input_price,"
-            " cached_input_price, output_price, reserved_nano, bounds, started_at)"
-            " select :batch, l, n, :pump, m, u, p, c, o, r, b, cast(:at as timestamptz) from unnest(cast(:l as int[]),"
-            " cast(:n as int[]), cast(:m as text[]), cast(:u as text[]), cast(:p as bigint[]), cast(:c as bigint[]),"
-            " cast(:o as bigint[]), cast(:r as bigint[]), cast(:b as text[])) as t(l, n, m, u, p, c, o, r, b)"
-            " returning line, id"
-        ),
-        {
-            "batch": plan.batch_id,
-            "pump": pump_id,
-            "at": at,
-            "l": [c.row.line for c in chosen],
-            "n": [c.row.attempts + 1 for c in chosen],
-            "m": [c.model for c in chosen],
-            "u": [settings.models[c.model].name for c in chosen],
-            "p": [c.price.input for c in chosen],
-            "c": [c.price.cached_input for c in chosen],
-            "o": [c.price.output for c in chosen],
-            "r": [c.worst_nano for c in chosen],
-            "b": [settings.models[c.model].bounds for c in chosen],
-        },
-    )
-    ids = {row.line: row.id for row in inserted}
-    return [ids[choice.row.line] for choice in chosen]
-
-
-def insert_decisions(session: Session, plan: StoredPlan, chosen: list[Choice]) -> None:
-    session.execute(
-        text(
-            "insert into decisions (batch_id, line, number, model, reason, win_rate, gain, shadow_price,"
-            " router_version_id, propensity) select :batch, l, n, m, cast(r as reason), w, g, :price, :version,"
-            " coalesce(p, 1) from unnest(cast(:l as int[]), cast(:n as int[]), cast(:m as text[]), cast(:r as text[]),"
-            " cast(:w as real[]), cast(:g as real[]), cast(:p as real[])) as t(l, n, m, r, w, g, p)"
-        ),
-        {
-            "batch": plan.batch_id,
-            "price": plan.shadow_price,
-            "version": plan.router_version_id,
-            "l": [c.row.line for c in chosen],
-            "n": [c.row.attempts + 1 for c in chosen],
-            "m": [c.model for c in chosen],
-            "r": [c.reason for c in chosen],
-            "w": [c.row.win_rate for c in chosen],
-            "p": [c.row.propensity for c in chosen],
-            "g": [2 * (c.row.quality[-1] - c.row.quality[0]) if c.row.quality else None for c in chosen],
-        },
-    )
-
-
-# What is marked was read `for update` in this transaction: it is scored, and its place stays. Asked for by line or by
-# state, the planner may read the whole batch: how much of it is scored, its statistics learn only minutes later.
-PLACES = "cast(cast(:places as text[]) as tid[])"
-
-
-def mark_dispatching(session: Session, pump_id: int, chosen: list[Choice]) -> None:
-    session.execute(
-        text(
-            "update requests q set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,"  # noqa: S608
-            f" model = t.m, reason = cast(t.r as reason) from unnest({PLACES}, cast(:m as text[]),"
-            " cast(:r as text[])) as t(place, m, r) where q.ctid = t.place"
-        ),
-        {
-            "pump": pump_id,
-            "places": [c.row.place for c in chosen],
-            "m": [c.model for c in chosen],
-            "r": [c.reason for c in chosen],
-        },
-    )
 
 
 def planned_models(rows: Sequence[Any], plan: StoredPlan, settings: Settings, prices: PriceBook) -> dict[int, str]:
@@ -272,3 +202,102 @@ def planned_models(rows: Sequence[Any], plan: StoredPlan, settings: Settings, pr
             step[:, -1] = [row.ratio for row in rows]
     models = chosen(step, line, plan.shadow_price, plan.cut_line)
     return dict(zip(line.tolist(), (plan.candidates[model] for model in models.tolist()), strict=True))
+
+
+_ATTEMPTS = Unnest(
+    "attempt",
+    {
+        "line": "int",
+        "number": "int",
+        "model": "text",
+        "upstream_model": "text",
+        "input_price": "bigint",
+        "cached_input_price": "bigint",
+        "output_price": "bigint",
+        "reserved_nano": "bigint",
+        "bounds": "text",
+    },
+)
+_INSERT_ATTEMPTS = text(f"""
+insert into attempts (batch_id, pump_id, started_at, {", ".join(_ATTEMPTS.columns)})
+select :batch, :pump, cast(:at as timestamptz), attempt.* from {_ATTEMPTS}
+returning line, id
+""")  # noqa: S608
+
+
+def insert_attempts(
+    session: Session, settings: Settings, pump_id: int, plan: StoredPlan, chosen: list[Choice], at: datetime
+) -> list[int]:
+    """Write the attempts as started `at`, the moment that chose the periods of their budgets. Returns their ids."""
+    attempts = _ATTEMPTS.parameters(
+        line=[choice.row.line for choice in chosen],
+        number=[choice.row.attempts + 1 for choice in chosen],
+        model=[choice.model for choice in chosen],
+        upstream_model=[settings.models[choice.model].name for choice in chosen],
+        input_price=[choice.price.input for choice in chosen],
+        cached_input_price=[choice.price.cached_input for choice in chosen],
+        output_price=[choice.price.output for choice in chosen],
+        reserved_nano=[choice.worst_nano for choice in chosen],
+        bounds=[settings.models[choice.model].bounds for choice in chosen],
+    )
+    inserted = session.execute(_INSERT_ATTEMPTS, {"batch": plan.batch_id, "pump": pump_id, "at": at, **attempts})
+    ids = {row.line: row.id for row in inserted}
+    return [ids[choice.row.line] for choice in chosen]
+
+
+_DECISIONS = Unnest(
+    "decision",
+    {
+        "line": "int",
+        "number": "int",
+        "model": "text",
+        "reason": "reason",
+        "win_rate": "real",
+        "gain": "real",
+        "propensity": "real",
+    },
+)
+_INSERT_DECISIONS = text(f"""
+insert into decisions (batch_id, shadow_price, router_version_id, {", ".join(_DECISIONS.columns)})
+select :batch, :price, :version, line, number, model, reason, win_rate, gain, coalesce(propensity, 1)
+from {_DECISIONS}
+""")  # noqa: S608
+
+
+def insert_decisions(session: Session, plan: StoredPlan, chosen: list[Choice]) -> None:
+    decisions = _DECISIONS.parameters(
+        line=[choice.row.line for choice in chosen],
+        number=[choice.row.attempts + 1 for choice in chosen],
+        model=[choice.model for choice in chosen],
+        reason=[choice.reason for choice in chosen],
+        win_rate=[choice.row.win_rate for choice in chosen],
+        gain=[_gain(choice.row) for choice in chosen],
+        propensity=[choice.row.propensity for choice in chosen],
+    )
+    stored = {"batch": plan.batch_id, "price": plan.shadow_price, "version": plan.router_version_id}
+    session.execute(_INSERT_DECISIONS, stored | decisions)
+
+
+def _gain(row: Row[Any]) -> float | None:
+    """Of the dearest candidate over the cheapest; None for a line without scores."""
+    return 2 * (row.quality[-1] - row.quality[0]) if row.quality else None
+
+
+# What is marked was read `for update` in this transaction: it is scored, and its place (ctid) stays. Asked for by line
+# or by state, the planner may read the whole batch: how much of it is scored, its statistics learn only minutes later.
+ROW_PLACES = array("places", "tid")
+_DISPATCHED = Unnest("dispatched", {"place": "tid", "model": "text", "reason": "reason"})
+_MARK_DISPATCHING = text(f"""
+update requests set state = 'dispatching', pump_id = :pump, attempts = attempts + 1, not_before = null,
+       model = dispatched.model, reason = dispatched.reason
+from {_DISPATCHED} where requests.ctid = dispatched.place
+""")  # noqa: S608
+
+
+def mark_dispatching(session: Session, pump_id: int, chosen: list[Choice]) -> None:
+    dispatched = _DISPATCHED.parameters(
+        place=[choice.row.place for choice in chosen],
+        model=[choice.model for choice in chosen],
+        reason=[choice.reason for choice in chosen],
+    )
+    session.execute(_MARK_DISPATCHING, {"pump": pump_id, **dispatched})

@@ -171,7 +171,7 @@ class Pump:
             return Claim()
         for ticket in got.tickets:
             self._send(batch, ticket)
-        if got.closed and not got.tickets:
+        if got.may_finish and not got.tickets:
             await asyncio.to_thread(self._publisher.publish, FinishDue(batch.batch_id))
         return got
 

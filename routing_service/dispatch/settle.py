@@ -1,14 +1,14 @@
 """Settling: what came back from the upstreams closes attempts, moves money and writes answers, many in one transaction.
 
-Also what the sweep uses for attempts whose worker died. An attempt is closed once: a second settlement of the same
+The sweep settles attempts whose worker died in the same way. An attempt is closed once: a second settlement of the same
 attempt changes nothing. Locks, always in this order: batches (by id), budgets, attempts, requests, circuits.
 
-What follows for requests whose calls came back without an answer: which of them are tried again, and when.
+What becomes of a request whose call brought no answer (`retries_of`) the retry policy decides, by the attempts that
+count against its limit. Two kinds do not count:
 
-The retry policy decides, by the attempts that count. A refusal of us (401, 403) does not: it opens the model's circuit,
-and its request waits for that. Unless the model has answered a call that was sent after the same request
-had been refused before: then it is the request that is refused. Nor does the death of a worker: that has a limit of its
-own (`quarantine`).
+- A refusal of us (401, 403) opens the model's circuit, and the request waits for that. Unless the model has answered a
+  call that was sent after this request had been refused before: then it is the request that is refused.
+- The death of a worker has a limit of its own (`quarantine`).
 
 A batch may allow a fallback: what has used up its attempts on one model, or is too long for it, goes to the cheapest
 candidate that it has not been sent to, with attempts of its own. Not what a client pinned, nor what is refused for what
@@ -21,12 +21,12 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.db import Unnest
 from routing_service.dispatch.quarantine import MOST_LOSSES
 from routing_service.money import ledger
 from routing_service.money.pricing import Price, cost_nano
@@ -72,7 +72,7 @@ def settle(
     _write_retries(session, again, costs, [retries[r.attempt_id] for r in again])
     _count(session, fresh, again, costs)
     record(session, models or {}, [Call(called[r.attempt_id], r.attempt_id, r.outcome) for r in fresh], rng)
-    return _ripe(session, batch_ids)
+    return _finishable(session, batch_ids)
 
 
 def _cost(result: Result) -> int | None:
@@ -86,32 +86,49 @@ def _lock_batches(session: Session, batch_ids: list[str]) -> None:
     )
 
 
+_CLOSED = Unnest(
+    "closed",
+    {
+        "id": "bigint",
+        "state": "attempt_state",
+        "status_code": "int",
+        "error_code": "text",
+        "error_message": "text",
+        "input_tokens": "int",
+        "cached_tokens": "int",
+        "output_tokens": "int",
+        "reasoning_tokens": "int",
+        "cost_nano": "bigint",
+    },
+)
+_CLOSE_ATTEMPTS = text(f"""
+update attempts set state = closed.state, ended_at = now(), status_code = closed.status_code,
+       error_code = closed.error_code, error_message = closed.error_message, input_tokens = closed.input_tokens,
+       cached_tokens = closed.cached_tokens, output_tokens = closed.output_tokens,
+       reasoning_tokens = closed.reasoning_tokens, cost_nano = closed.cost_nano
+from {_CLOSED} where attempts.id = closed.id and attempts.state = 'started'
+returning attempts.id, attempts.model, attempts.cost_nano > attempts.reserved_nano as is_above_bounds
+""")  # noqa: S608
+
+
 def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int, int]) -> dict[int, str]:
     """Returns the models that were called, by attempt."""
-    rows = session.execute(
-        text(
-            "update attempts a set state = cast(t.s as attempt_state), ended_at = now(), status_code = t.h,"
-            " error_code = t.c, error_message = t.m, input_tokens = t.i, cached_tokens = t.k, output_tokens = t.o,"
-            " reasoning_tokens = t.g, cost_nano = t.n from unnest(cast(:a as bigint[]), cast(:s as text[]),"
-            " cast(:h as int[]), cast(:c as text[]), cast(:m as text[]), cast(:i as int[]), cast(:k as int[]),"
-            " cast(:o as int[]), cast(:g as int[]), cast(:n as bigint[])) as t(a, s, h, c, m, i, k, o, g, n)"
-            " where a.id = t.a and a.state = 'started'"
-            " returning a.id, a.model, a.cost_nano > a.reserved_nano as is_above"
-        ),
-        {
-            "a": [r.attempt_id for r in results],
-            "s": [r.outcome.state for r in results],
-            "h": [r.outcome.status_code for r in results],
-            "c": [r.outcome.error_code for r in results],
-            "m": [r.outcome.error_message for r in results],
-            "i": [r.outcome.usage.input if r.outcome.usage else None for r in results],
-            "k": [r.outcome.usage.cached if r.outcome.usage else None for r in results],
-            "o": [r.outcome.usage.output if r.outcome.usage else None for r in results],
-            "g": [r.outcome.usage.reasoning if r.outcome.usage else None for r in results],
-            "n": [costs[r.attempt_id] for r in results],
-        },
-    ).all()
-    for model in {row.model for row in rows if row.is_above}:
+    outcomes = [result.outcome for result in results]
+    usages = [outcome.usage for outcome in outcomes]
+    closed = _CLOSED.parameters(
+        id=[result.attempt_id for result in results],
+        state=[outcome.state for outcome in outcomes],
+        status_code=[outcome.status_code for outcome in outcomes],
+        error_code=[outcome.error_code for outcome in outcomes],
+        error_message=[outcome.error_message for outcome in outcomes],
+        input_tokens=[usage.input if usage else None for usage in usages],
+        cached_tokens=[usage.cached if usage else None for usage in usages],
+        output_tokens=[usage.output if usage else None for usage in usages],
+        reasoning_tokens=[usage.reasoning if usage else None for usage in usages],
+        cost_nano=[costs[result.attempt_id] for result in results],
+    )
+    rows = session.execute(_CLOSE_ATTEMPTS, closed).all()
+    for model in {row.model for row in rows if row.is_above_bounds}:
         log.error(
             "model %s was billed above its bounds; nothing more is sent to it until its overhead_tokens,"
             " max_output_tokens or cap_parameter are corrected",
@@ -120,56 +137,107 @@ def _close_attempts(session: Session, results: Sequence[Result], costs: dict[int
     return {row.id: row.model for row in rows}
 
 
+# The answers travel as JSON: psycopg takes a microsecond for every quotation mark of an array's strings.
+_WRITE_ANSWERS = text("""
+with answered as (
+    update requests set state = 'succeeded', pump_id = null, finished_at = now(), status_code = 200,
+           response = answer.response, request_id = answer.request_id,
+           cost_nano = requests.cost_nano + answer.cost_nano
+    from json_to_recordset(cast(:answers as json))
+         as answer(batch_id text, line int, response text, request_id text, cost_nano bigint)
+    where requests.batch_id = answer.batch_id and requests.line = answer.line and requests.state = 'dispatching'
+    returning requests.batch_id, requests.model, requests.expected_cost_nano, answer.cost_nano
+), drift as (
+    select batches.id, sum(answered.cost_nano - coalesce(answered.expected_cost_nano[candidate.number]
+           * coalesce(batches.cost_factors[candidate.number], 1), answered.cost_nano)) as nano
+    from answered join batches on batches.id = answered.batch_id
+    cross join lateral (select array_position(batches.candidates, answered.model) as number) candidate
+    group by batches.id
+)
+update batches set drift_nano = batches.drift_nano + cast(drift.nano as bigint) from drift where batches.id = drift.id
+""")
+
+
 def _write_answers(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
     """Write the answers, and how far their costs are from what the plan expected of them."""
-    answered = [r for r in results if r.outcome.answered]
-    if not answered:
-        return
-    session.execute(
-        text(
-            "with done as (update requests q set state = 'succeeded', pump_id = null, finished_at = now(),"
-            " status_code = 200, response = t.r, request_id = t.i, cost_nano = q.cost_nano + t.n from"
-            " json_to_recordset(cast(:rows as json)) as t(b text, l int, r text, i text, n bigint)"
-            " where q.batch_id = t.b and q.line = t.l"
-            " and q.state = 'dispatching' returning q.batch_id, q.model, t.n, q.expected_cost_nano),"
-            " drift as (select b.id, sum(d.n - coalesce(d.expected_cost_nano[p.at] * coalesce(b.cost_factors[p.at], 1),"
-            " d.n)) as nano from done d join batches b on b.id = d.batch_id cross join lateral"
-            " (select array_position(b.candidates, d.model) as at) p group by b.id)"
-            " update batches b set drift_nano = b.drift_nano + cast(t.nano as bigint) from drift t where b.id = t.id"
-        ),
-        {"rows": orjson.dumps([_answer(r, costs[r.attempt_id]) for r in answered]).decode()},
-    )
+    answers = [
+        {
+            "batch_id": result.batch_id,
+            "line": result.line,
+            "response": result.outcome.body,
+            "request_id": result.outcome.request_id,
+            "cost_nano": costs[result.attempt_id],
+        }
+        for result in results
+        if result.outcome.answered
+    ]
+    if answers:
+        session.execute(_WRITE_ANSWERS, {"answers": orjson.dumps(answers).decode()})
 
 
-def _answer(result: Result, cost_nano: int) -> dict[str, Any]:
-    """A row in JSON: psycopg takes a microsecond for every quotation mark of an array's strings."""
-    outcome = result.outcome
-    return {"b": result.batch_id, "l": result.line, "r": outcome.body, "i": outcome.request_id, "n": cost_nano}
+_FAILURES = Unnest(
+    "failure",
+    {
+        "batch_id": "text",
+        "line": "int",
+        "status_code": "int",
+        "response": "text",
+        "request_id": "text",
+        "error_code": "text",
+        "error_message": "text",
+        "cost_nano": "bigint",
+    },
+)
+_WRITE_FAILURES = text(f"""
+update requests set state = 'failed', pump_id = null, finished_at = now(), status_code = failure.status_code,
+       response = failure.response, request_id = failure.request_id, error_code = failure.error_code,
+       error_message = failure.error_message, cost_nano = requests.cost_nano + failure.cost_nano
+from {_FAILURES}
+where requests.batch_id = failure.batch_id and requests.line = failure.line and requests.state = 'dispatching'
+""")  # noqa: S608
 
 
 def _write_failures(session: Session, results: Sequence[Result], costs: dict[int, int]) -> None:
     if not results:
         return
-    session.execute(
-        text(
-            "update requests q set state = 'failed', pump_id = null, finished_at = now(), status_code = t.h,"
-            " response = t.r, request_id = t.i, error_code = t.c, error_message = t.m, cost_nano = q.cost_nano + t.n"
-            " from unnest(cast(:b as text[]), cast(:l as int[]), cast(:h as int[]), cast(:r as text[]),"
-            " cast(:i as text[]), cast(:c as text[]), cast(:m as text[]), cast(:n as bigint[]))"
-            " as t(b, l, h, r, i, c, m, n)"
-            " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
-        ),
-        {
-            "b": [r.batch_id for r in results],
-            "l": [r.line for r in results],
-            "h": [r.outcome.status_code if r.outcome.status_code != 200 else None for r in results],
-            "r": [r.outcome.body if r.outcome.status_code != 200 else None for r in results],
-            "i": [r.outcome.request_id for r in results],
-            "c": [r.outcome.error_code for r in results],
-            "m": [r.outcome.error_message for r in results],
-            "n": [costs[r.attempt_id] for r in results],
-        },
+    outcomes = [result.outcome for result in results]
+    failures = _FAILURES.parameters(
+        batch_id=[result.batch_id for result in results],
+        line=[result.line for result in results],
+        status_code=[outcome.status_code if outcome.status_code != 200 else None for outcome in outcomes],
+        response=[outcome.body if outcome.status_code != 200 else None for outcome in outcomes],
+        request_id=[outcome.request_id for outcome in outcomes],
+        error_code=[outcome.error_code for outcome in outcomes],
+        error_message=[outcome.error_message for outcome in outcomes],
+        cost_nano=[costs[result.attempt_id] for result in results],
     )
+    session.execute(_WRITE_FAILURES, failures)
+
+
+_RETRIES = Unnest(
+    "retry",
+    {
+        "batch_id": "text",
+        "line": "int",
+        "delay_s": "double precision",
+        "cost_nano": "bigint",
+        "tries": "int",
+        "losses": "int",
+        "fallback": "text",
+        "candidate": "int",
+    },
+)
+# What falls back is ranked like what is pinned: first at its model's end, its own cost under the floor.
+_WRITE_RETRIES = text(f"""
+update requests set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => retry.delay_s),
+       cost_nano = requests.cost_nano + retry.cost_nano, tries = retry.tries, losses = retry.losses,
+       fallback = coalesce(retry.fallback, requests.fallback),
+       ratio = case when retry.candidate > 1 then 'infinity' when retry.candidate = 1 then '-infinity'
+               else requests.ratio end,
+       floor_nano = coalesce(requests.expected_cost_nano[retry.candidate], requests.floor_nano)
+from {_RETRIES}
+where requests.batch_id = retry.batch_id and requests.line = retry.line and requests.state = 'dispatching'
+""")  # noqa: S608
 
 
 def _write_retries(
@@ -177,28 +245,17 @@ def _write_retries(
 ) -> None:
     if not results:
         return
-    session.execute(
-        text(
-            "update requests q set state = 'scored', pump_id = null, not_before = now() + make_interval(secs => t.d),"
-            " cost_nano = q.cost_nano + t.n, tries = t.t, losses = t.o, fallback = coalesce(t.f, q.fallback),"
-            # Like what is pinned: first at its model's end of the ranking, its own cost under the floor.
-            " ratio = case when t.p > 1 then 'infinity' when t.p = 1 then '-infinity' else q.ratio end,"
-            " floor_nano = coalesce(q.expected_cost_nano[t.p], q.floor_nano) from unnest(cast(:b as text[]),"
-            " cast(:l as int[]), cast(:d as double precision[]), cast(:n as bigint[]), cast(:t as int[]),"
-            " cast(:o as int[]), cast(:f as text[]), cast(:p as int[])) as t(b, l, d, n, t, o, f, p)"
-            " where q.batch_id = t.b and q.line = t.l and q.state = 'dispatching'"
-        ),
-        {
-            "b": [r.batch_id for r in results],
-            "l": [r.line for r in results],
-            "d": [retry.delay_s for retry in retries],
-            "n": [costs[r.attempt_id] for r in results],
-            "t": [retry.tries for retry in retries],
-            "o": [retry.losses for retry in retries],
-            "f": [retry.fallback for retry in retries],
-            "p": [retry.place for retry in retries],
-        },
+    values = _RETRIES.parameters(
+        batch_id=[result.batch_id for result in results],
+        line=[result.line for result in results],
+        delay_s=[retry.delay_s for retry in retries],
+        cost_nano=[costs[result.attempt_id] for result in results],
+        tries=[retry.tries for retry in retries],
+        losses=[retry.losses for retry in retries],
+        fallback=[retry.fallback for retry in retries],
+        candidate=[retry.candidate for retry in retries],
     )
+    session.execute(_WRITE_RETRIES, values)
 
 
 def _count(session: Session, fresh: Sequence[Result], again: Sequence[Result], costs: dict[int, int]) -> None:
@@ -225,23 +282,12 @@ def _count(session: Session, fresh: Sequence[Result], again: Sequence[Result], c
         )
 
 
-def _ripe(session: Session, batch_ids: list[str]) -> list[str]:
+def _finishable(session: Session, batch_ids: list[str]) -> list[str]:
     query = text(
         "select id from batches where id = any(:ids) and (state = 'cancelling' or expires_at <= now()"
         " or succeeded + failed >= total - duplicates)"
     )
     return list(session.scalars(query, {"ids": batch_ids}))
-
-
-_ROWS = text(
-    "select a.id, q.tries, q.losses, exists (select from attempts b join model_circuits c on c.model = b.model"
-    " where b.batch_id = a.batch_id and b.line = a.line and b.number < a.number and b.model = a.model"
-    " and b.status_code in (401, 403) and b.ended_at < c.answered_at) as is_at_fault,"
-    " case when q.pinned is null and g.options ->> 'on_failure' = 'fallback' then g.candidates end as candidates,"
-    " array(select b.model from attempts b where b.batch_id = a.batch_id and b.line = a.line) as asked"
-    " from attempts a join requests q on q.batch_id = a.batch_id and q.line = a.line"
-    " join batches g on g.id = a.batch_id where a.id = any(:ids)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +298,26 @@ class Retry:
     tries: int
     losses: int
     fallback: str | None = None  # the model that it goes to from now on
-    place: int | None = None  # of that model among the candidates, from 1
+    candidate: int | None = None  # the number of that model among the candidates, from 1
+
+
+# `is_at_fault`: the model has answered others since it refused this request. `candidates`: if it may fall back.
+_UNANSWERED = text("""
+select attempts.id, requests.tries, requests.losses,
+       exists (select from attempts earlier join model_circuits on model_circuits.model = earlier.model
+               where earlier.batch_id = attempts.batch_id and earlier.line = attempts.line
+                 and earlier.number < attempts.number and earlier.model = attempts.model
+                 and earlier.status_code in (401, 403)
+                 and earlier.ended_at < model_circuits.answered_at) as is_at_fault,
+       case when requests.pinned is null and batches.options ->> 'on_failure' = 'fallback' then batches.candidates end
+           as candidates,
+       array(select made.model from attempts made
+             where made.batch_id = attempts.batch_id and made.line = attempts.line) as asked
+from attempts
+join requests on requests.batch_id = attempts.batch_id and requests.line = attempts.line
+join batches on batches.id = attempts.batch_id
+where attempts.id = any(:ids)
+""")
 
 
 def retries_of(
@@ -261,8 +326,8 @@ def retries_of(
     """By attempt, what is to be tried again; the others end with what came back."""
     if not unanswered:
         return {}
-    rows = {row.id: row for row in session.execute(_ROWS, {"ids": [r.attempt_id for r in unanswered]})}
-    found = {}
+    rows = {row.id: row for row in session.execute(_UNANSWERED, {"ids": [r.attempt_id for r in unanswered]})}
+    retries = {}
     for result in unanswered:
         row, outcome = rows[result.attempt_id], result.outcome
         lost = outcome is LOST
@@ -274,10 +339,10 @@ def retries_of(
         else:
             again = policy.again(outcome, tries)
         if again:
-            found[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries, losses)
+            retries[result.attempt_id] = Retry(policy.delay_s(outcome, max(1, tries), rng), tries, losses)
         elif (outcome.retry and not lost) or outcome.is_too_long:
-            left = [model for model in row.candidates or () if model not in row.asked]
-            if left:
-                place = row.candidates.index(left[0]) + 1
-                found[result.attempt_id] = Retry(0.0, 0, losses, left[0], place)
-    return found
+            others = [model for model in row.candidates or () if model not in row.asked]
+            if others:
+                candidate = row.candidates.index(others[0]) + 1
+                retries[result.attempt_id] = Retry(0.0, 0, losses, others[0], candidate)
+    return retries

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.db import Unnest
 from routing_service.models import EntryBasis
 from routing_service.money.budgets import misplaced
 
@@ -62,19 +63,23 @@ def lock_budgets(session: Session, budget_ids: Sequence[int]) -> list[Balance]:
     return [Balance(*row) for row in rows]
 
 
+_RESERVATIONS = Unnest("reservation", {"attempt_id": "bigint", "amount_nano": "bigint"})
+_DRAWN_ON = Unnest("drawn_on", {"budget_id": "bigint"})
+_RESERVE = text(f"""
+insert into ledger_entries (attempt_id, budget_id, kind, basis, amount_nano)
+select reservation.attempt_id, drawn_on.budget_id, 'reserve', 'bound', reservation.amount_nano
+from {_RESERVATIONS}, {_DRAWN_ON}
+""")  # noqa: S608
+
+
 def reserve(session: Session, budget_ids: Sequence[int], amounts: Sequence[tuple[int, int]]) -> None:
     """Append a reservation of (attempt id, nano-dollars) on each budget. The budgets are locked by the caller."""
     if not amounts:
         return
-    session.execute(
-        text(
-            "insert into ledger_entries (attempt_id, budget_id, kind, basis, amount_nano)"
-            " select a.id, b.id, 'reserve', 'bound', a.amount from"
-            " unnest(cast(:attempts as bigint[]), cast(:amounts as bigint[])) as a(id, amount),"
-            " unnest(cast(:budgets as bigint[])) as b(id)"
-        ),
-        {"attempts": [a for a, _ in amounts], "amounts": [n for _, n in amounts], "budgets": list(budget_ids)},
+    reservations = _RESERVATIONS.parameters(
+        attempt_id=[attempt_id for attempt_id, _ in amounts], amount_nano=[amount for _, amount in amounts]
     )
+    session.execute(_RESERVE, reservations | _DRAWN_ON.parameters(budget_id=budget_ids))
     session.execute(
         text("update budgets set reserved_nano = reserved_nano + :total where id = any(:ids)"),
         {"total": sum(amount for _, amount in amounts), "ids": list(budget_ids)},
@@ -139,25 +144,32 @@ def _open_reservations(session: Session, attempt_ids: list[int]) -> list[tuple[i
     return [(row[0], row[1], row[2]) for row in rows]
 
 
+_ENTRIES = Unnest(
+    "entry",
+    {
+        "attempt_id": "bigint",
+        "budget_id": "bigint",
+        "kind": "entry_kind",
+        "basis": "entry_basis",
+        "amount_nano": "bigint",
+        "overrun_nano": "bigint",
+    },
+)
+_APPEND = text(f"insert into ledger_entries ({', '.join(_ENTRIES.columns)}) select entry.* from {_ENTRIES}")  # noqa: S608
+
+
 def _append(session: Session, entries: Sequence[_Entry]) -> None:
     if not entries:
         return
-    session.execute(
-        text(
-            "insert into ledger_entries (attempt_id, budget_id, kind, basis, amount_nano, overrun_nano)"
-            " select a, b, cast(k as entry_kind), cast(s as entry_basis), n, o from unnest(cast(:a as bigint[]),"
-            " cast(:b as bigint[]), cast(:k as text[]), cast(:s as text[]), cast(:n as bigint[]),"
-            " cast(:o as bigint[])) as t(a, b, k, s, n, o)"
-        ),
-        {
-            "a": [e.attempt_id for e in entries],
-            "b": [e.budget_id for e in entries],
-            "k": [e.kind for e in entries],
-            "s": [e.basis for e in entries],
-            "n": [e.amount for e in entries],
-            "o": [e.overrun for e in entries],
-        },
+    values = _ENTRIES.parameters(
+        attempt_id=[entry.attempt_id for entry in entries],
+        budget_id=[entry.budget_id for entry in entries],
+        kind=[entry.kind for entry in entries],
+        basis=[entry.basis for entry in entries],
+        amount_nano=[entry.amount for entry in entries],
+        overrun_nano=[entry.overrun for entry in entries],
     )
+    session.execute(_APPEND, values)
 
 
 def _apply(session: Session, entries: Sequence[_Entry]) -> None:

@@ -14,6 +14,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from routing_service.db import Unnest
 from routing_service.models import Batch
 from routing_service.money.pricing import NO_CAP, PriceBook
 from routing_service.planning import NEVER, Damping, Floats, Ints, Plan, Ranking, steps
@@ -130,15 +131,16 @@ def _table(session: Session, batch: Batch, models: list[str], m: int, std: bool)
     return np.frombuffer(data, dtype=row, count=rows, offset=_HEADER_BYTES)
 
 
+_RANKED = Unnest("ranked", {"line": "int", "ratio": "double precision"})
+_WRITE_RATIOS = text(f"""
+update requests set ratio = ranked.ratio from {_RANKED}
+where requests.batch_id = :id and requests.line = ranked.line and requests.state = 'scored'
+""")  # noqa: S608
+
+
 def write_ratios(session: Session, batch_id: str, line: Ints, ratio: Floats) -> None:
     """Rank the batch's requests anew. They are read by these ratios when they are claimed."""
-    session.execute(
-        text(
-            "update requests r set ratio = t.ratio from unnest(cast(:line as int[]), cast(:ratio as float8[]))"
-            " as t(line, ratio) where r.batch_id = :id and r.line = t.line and r.state = 'scored'"
-        ),
-        {"id": batch_id, "line": line.tolist(), "ratio": ratio.tolist()},
-    )
+    session.execute(_WRITE_RATIOS, {"id": batch_id, **_RANKED.parameters(line=line.tolist(), ratio=ratio.tolist())})
 
 
 def cut(table: Scored, step: Floats, available: int, batch: Batch, settings: Settings, prices: PriceBook) -> Plan:

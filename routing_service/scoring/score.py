@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from routing_service.batches.pauses import pause_for_models
 from routing_service.batches.router_choice import RouterSource, decide_router
-from routing_service.db import Database
+from routing_service.db import Database, Unnest
 from routing_service.errors import ClientError, ScoringError
 from routing_service.events import Publisher, ScoreDue
 from routing_service.models import Batch, BatchState, Request
@@ -114,17 +114,31 @@ _WAITS_FOR_PLAN = text(
     "select state = 'in_progress' and planned_at is null and not exists"
     " (select from score_ranges r where r.batch_id = b.id and r.done_at is null) from batches b where id = :batch"
 )
-_UPDATE = text(
-    "with moved as (update requests r set state = 'scored', win_rate = t.w, ratio = t.r,"
-    " quality = cast(t.q as real[]), expected_cost_nano = cast(t.c as bigint[]), floor_nano = t.f,"
-    " std = cast(t.s as real[])"
-    " from unnest(cast(:line as int[]), cast(:win_rate as real[]), cast(:ratio as double precision[]),"
-    " cast(:quality as text[]), cast(:cost as text[]), cast(:floor as bigint[]), cast(:change as bigint[]),"
-    " cast(:std as text[])) as t(l, w, r, q, c, f, d, s)"
-    # The range is named besides the lines: whatever way the join is planned, no row beyond it is read.
-    " where r.batch_id = :batch and r.line between :first and :last and r.line = t.l and r.state = 'queued'"
-    " returning t.d) select coalesce(sum(d), 0)::bigint from moved"
+_SCORED = Unnest(
+    "scored",
+    {
+        "line": "int",
+        "win_rate": "real",
+        "ratio": "double precision",
+        "quality": "text",  # an array, as text: unnest would take the rows of a matrix apart
+        "expected_cost_nano": "text",
+        "std": "text",
+        "floor_nano": "bigint",
+        "floor_change": "bigint",
+    },
 )
+# The range is named besides the lines: whatever way the join is planned, no row beyond it is read.
+_UPDATE = text(f"""
+with moved as (
+    update requests set state = 'scored', win_rate = scored.win_rate, ratio = scored.ratio,
+           quality = cast(scored.quality as real[]), std = cast(scored.std as real[]),
+           expected_cost_nano = cast(scored.expected_cost_nano as bigint[]), floor_nano = scored.floor_nano
+    from {_SCORED}
+    where requests.batch_id = :batch and requests.line between :first and :last and requests.line = scored.line
+      and requests.state = 'queued'
+    returning scored.floor_change
+) select coalesce(sum(floor_change), 0)::bigint from moved
+""")  # noqa: S608
 _DONE = text("update score_ranges set done_at = now() where batch_id = :batch and first_line = :first")
 
 
@@ -219,15 +233,16 @@ def _values(
         "batch": claim.batch_id,
         "first": claim.first_line,
         "last": claim.last_line,
-        "line": [row.line for row in rows],
-        "win_rate": [None] * len(rows) if win_rate is None else win_rate.tolist(),
-        "ratio": first_steps(step, columns, claim.candidates).tolist(),
-        "quality": _array_texts(quality.tolist()),
-        "std": [None] * len(rows) if scores.std is None else _array_texts(scores.std.tolist()),
-        "cost": _array_texts(cost.tolist()),
-        "floor": floor.tolist(),
-        "change": (floor - before).tolist(),
-    }
+    } | _SCORED.parameters(
+        line=[row.line for row in rows],
+        win_rate=[None] * len(rows) if win_rate is None else win_rate.tolist(),
+        ratio=first_steps(step, columns, claim.candidates).tolist(),
+        quality=_array_texts(quality.tolist()),
+        std=[None] * len(rows) if scores.std is None else _array_texts(scores.std.tolist()),
+        expected_cost_nano=_array_texts(cost.tolist()),
+        floor_nano=floor.tolist(),
+        floor_change=(floor - before).tolist(),
+    )
 
 
 def _array_texts(rows: list[list[Any]]) -> list[str]:

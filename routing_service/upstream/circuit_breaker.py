@@ -61,25 +61,25 @@ class Circuits:
         return cls({r.model: r for r in rows if r.model in models and models[r.model].fingerprint == r.upstream})
 
     @property
-    def shut(self) -> set[str]:
+    def blocked(self) -> set[str]:
         """Models that nothing is sent to."""
         return {model for model, row in self.open.items() if not row.is_due}
 
     @property
     def on_trial(self) -> set[str]:
         """Models that one call may be sent to."""
-        return self.open.keys() - self.shut
+        return self.open.keys() - self.blocked
 
     def refused(self) -> list[Row[Any]]:
         """Those that the operator has to mend."""
         return [row for row in self.open.values() if row.cause == CircuitCause.REFUSED]
 
-    def within(self, slots: Mapping[str, int]) -> dict[str, int]:
+    def limit(self, slots: Mapping[str, int]) -> dict[str, int]:
         """The slots that open circuits leave."""
-        least = dict.fromkeys(self.shut, 0) | dict.fromkeys(self.on_trial, 1)
+        least = dict.fromkeys(self.blocked, 0) | dict.fromkeys(self.on_trial, 1)
         return {model: min(free, least.get(model, free)) for model, free in slots.items()}
 
-    def sent(self, session: Session, models: set[str], rng: random.Random) -> None:
+    def schedule_trials(self, session: Session, models: set[str], rng: random.Random) -> None:
         """Calls to these models were claimed: where they are trials, the next one comes after a pause."""
         for model in sorted(self.on_trial & models):
             row = self.open[model]

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select, text
 
-from routing_service.db import Database
+from routing_service.db import Database, Unnest
 from routing_service.models import FittedLengths
 from tests.support.planned import Planned, make_planned_batch
+
+ANSWERS = Unnest("answer", {"line": "int", "tokens": "int"})
 
 
 def question(n: int) -> str:
@@ -45,10 +47,10 @@ def answer(
         session.execute(
             text(
                 "insert into attempts (batch_id, line, number, model, upstream_model, input_price, cached_input_price,"
-                " output_price, reserved_nano, state, ended_at, output_tokens) select :id, n, 1, :model, :upstream, 0,"
-                " 0, 0, 0, 'succeeded', now(), t from unnest(cast(:tokens as int[])) with ordinality as x(t, n)"
+                " output_price, reserved_nano, state, ended_at, output_tokens) select :id, line, 1, :model, :upstream,"
+                f" 0, 0, 0, 0, 'succeeded', now(), tokens from {ANSWERS}"
             ),
-            values | {"tokens": [tokens(n) for n in lines]},
+            values | ANSWERS.parameters(line=range(1, len(lines) + 1), tokens=[tokens(n) for n in lines]),
         )
 
 

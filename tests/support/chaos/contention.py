@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from routing_service.db import Database
+from routing_service.db import Database, Unnest
 from routing_service.models import EntryBasis, Period
 from routing_service.money import ledger
 from routing_service.money.budgets import set_limit
@@ -132,6 +132,14 @@ def _take_part(contest: Contest, number: int, processes: int) -> Part:
     return Part(process.reserved, process.refused, started, ended)
 
 
+_ATTEMPTS = Unnest("attempt", {"line": "int", "reserved_nano": "bigint"})
+_ATTEMPT = text(
+    "insert into attempts (batch_id, line, number, model, upstream_model, input_price, cached_input_price,"
+    f" output_price, reserved_nano) select :batch, line, 1, 'weak', 'w', 1, 1, 1, reserved_nano from {_ATTEMPTS}"
+    " returning id, batch_id, line, reserved_nano"
+)
+
+
 class _Process:
     def __init__(self, database: Database, contest: Contest, rng: random.Random) -> None:
         self.database, self.contest, self.rng = database, contest, rng
@@ -160,13 +168,8 @@ class _Process:
         worst = [self.rng.randint(*WORST_NANO) for _ in lines]
         fitting = sum(total <= headroom for total in accumulate(worst))
         rows = session.execute(
-            text(
-                "insert into attempts (batch_id, line, number, model, upstream_model, input_price, cached_input_price,"
-                " output_price, reserved_nano) select :batch, l, 1, 'weak', 'w', 1, 1, 1, r"
-                " from unnest(cast(:lines as int[]), cast(:worst as bigint[])) as t(l, r)"
-                " returning id, batch_id, line, reserved_nano"
-            ),
-            {"batch": account.batch_id, "lines": list(lines[:fitting]), "worst": worst[:fitting]},
+            _ATTEMPT,
+            {"batch": account.batch_id} | _ATTEMPTS.parameters(line=lines[:fitting], reserved_nano=worst[:fitting]),
         )
         taken = [_Held(*row) for row in rows]
         budgets = [balance.budget_id for balance in balances]
@@ -185,7 +188,7 @@ class _Process:
             costs = ledger.close(session, [self._closing(held) for held in self.held])
             assert costs.keys() == {held.attempt_id for held in self.held}
             for statement in _CLOSE:
-                session.execute(text(statement), _closed(self.held, costs))
+                session.execute(statement, _closed(self.held, costs))
         self.held = []
 
     def _closing(self, held: _Held) -> ledger.Closing:
@@ -199,19 +202,24 @@ class _Process:
         return ledger.Closing(held.attempt_id, EntryBasis.USAGE, cost)
 
 
+_CLOSED = Unnest("closed", {"attempt_id": "bigint", "batch_id": "text", "line": "int", "cost_nano": "bigint"})
 _CLOSE = (
-    "update attempts a set state = 'succeeded', ended_at = now(), cost_nano = t.c from unnest(cast(:ids as bigint[]),"
-    " cast(:costs as bigint[])) as t(i, c) where a.id = t.i",
-    "update requests q set state = 'succeeded', finished_at = now(), response = '{}', model = 'weak', cost_nano = t.c"
-    " from unnest(cast(:batches as text[]), cast(:lines as int[]), cast(:costs as bigint[])) as t(b, l, c)"
-    " where q.batch_id = t.b and q.line = t.l",
+    text(
+        "update attempts set state = 'succeeded', ended_at = now(), cost_nano = closed.cost_nano"
+        f" from {_CLOSED} where attempts.id = closed.attempt_id"
+    ),
+    text(
+        "update requests set state = 'succeeded', finished_at = now(), response = '{}', model = 'weak',"
+        f" cost_nano = closed.cost_nano from {_CLOSED}"
+        " where requests.batch_id = closed.batch_id and requests.line = closed.line"
+    ),
 )
 
 
 def _closed(held: Sequence[_Held], costs: dict[int, int]) -> dict[str, Any]:
-    return {
-        "ids": [h.attempt_id for h in held],
-        "batches": [h.batch_id for h in held],
-        "lines": [h.line for h in held],
-        "costs": [costs[h.attempt_id] for h in held],
-    }
+    return _CLOSED.parameters(
+        attempt_id=[one.attempt_id for one in held],
+        batch_id=[one.batch_id for one in held],
+        line=[one.line for one in held],
+        cost_nano=[costs[one.attempt_id] for one in held],
+    )

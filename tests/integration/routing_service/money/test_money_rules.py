@@ -141,7 +141,7 @@ def test_wait_pauses_the_batch_in_progress_with_its_reason(database: Database) -
     (ticket,) = pumped.claim().tickets
     assert pumped.claim().waiting  # money is in flight: no pause yet
     pumped.settle(ticket, output_tokens=64)
-    assert pumped.claim().closed
+    assert pumped.claim().may_finish
     assert states_of(database, pumped.batch_id) == {"succeeded": 1, "scored": 1}
     with database.transaction() as session:
         batch = session.get_one(Batch, pumped.batch_id)
@@ -152,7 +152,7 @@ def test_wait_pauses_the_batch_in_progress_with_its_reason(database: Database) -
 
 def test_wait_lasts_until_the_batch_expires(database: Database) -> None:
     pumped = Pumped(database, [STRONG], _worst("weak") - 1, on_budget="wait")
-    assert pumped.claim().closed
+    assert pumped.claim().may_finish
     assert not finish(database, pumped.batch_id)
     with database.transaction() as session:
         session.execute(text("update batches set expires_at = now()"))
