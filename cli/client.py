@@ -46,13 +46,6 @@ class Address:
     key: str = field(repr=False)
 
 
-def connection_options(command: Command) -> Command:
-    """Add --url and --api-key to a client command."""
-    url = click.option("--url", envvar="ROUTEBATCH_URL", show_envvar=True, help="Default: the stack on this machine.")
-    key = click.option("--api-key", envvar="ROUTEBATCH_API_KEY", show_envvar=True, help="Default: that stack's key.")
-    return url(key(command))
-
-
 def find_address(url: str | None, key: str | None) -> Address:
     """What was given, completed from the default state directory's stack.json.
 
@@ -80,12 +73,9 @@ def _with_version(url: str) -> str:
 
 
 def _stack() -> dict[str, str]:
-    from deploy.layout import StackError, StateDir
+    from deploy.layout import StateDir
 
-    try:
-        return StateDir.at().read_stack()
-    except (StackError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    return StateDir.at().read_stack()
 
 
 class Api:

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from cli.errors import in_one_line
+
 # name -> (module, attribute, help shown by `routebatch --help`)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     # client commands: HTTP with a key
@@ -84,6 +86,7 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    @in_one_line
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -1,17 +1,57 @@
-"""`--set KEY=VALUE`: a method's options from texts, by the types of its dataclass.
+"""Options that several commands share: each is defined once, here.
 
-Amounts of dollars on the command line.
+`Usd` is the type of an amount of dollars; `parse_options` reads `--set KEY=VALUE` by the types of a method's dataclass.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def state_dir_option(text: str) -> Callable[[Command], Command]:
+    """--state-dir: the directory of a stack; `text` says what it is for."""
+    return click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help=text)
+
+
+def connection_options(command: Command) -> Command:
+    """--url and --api-key of a client command."""
+    url = click.option("--url", envvar="ROUTEBATCH_URL", show_envvar=True, help="Default: the stack on this machine.")
+    key = click.option("--api-key", envvar="ROUTEBATCH_API_KEY", show_envvar=True, help="Default: that stack's key.")
+    return url(key(command))
+
+
+def pair_options(strong: str, weak: str) -> Callable[[Command], Command]:
+    """--strong and --weak, a pair of models; the texts say what they are of."""
+
+    def add(command: Command) -> Command:
+        return click.option("--strong", help=strong)(click.option("--weak", help=weak)(command))
+
+    return add
+
+
+def seed_option(text: str) -> Callable[[Command], Command]:
+    """--seed: what is drawn by it; the same seed draws the same."""
+    return click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help=text)
+
+
+def save_options(command: Command) -> Command:
+    """--output and --errors of commands that may wait for a batch and write its files."""
+    kind = click.Path(path_type=Path, allow_dash=True)
+    output = click.option("--output", "-o", type=kind, help="Write the results to this file; implies --wait.")
+    errors = click.option("--errors", type=kind, help="Write the errors to this file; implies --wait.")
+    return output(errors(command))
 
 
 def parse_options(options: type[Any], pairs: Iterable[str]) -> Any:

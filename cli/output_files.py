@@ -35,7 +35,19 @@ def check_paths(
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A stream that becomes the file at `path` at its end, so that nobody meets half of it."""
+    """A stream that becomes the file at `path` at its end, so that nobody meets half of it. ClickException if the file
+    cannot be written."""
+    try:
+        with _stream(path) as stream:
+            yield stream
+    except BrokenPipeError:
+        raise  # click ends the command quietly: whoever read its output has seen enough
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _stream(path: Path) -> Iterator[BinaryIO]:
     if path == STDOUT:
         stream = sys.stdout.buffer
         yield stream

@@ -5,13 +5,15 @@ How commands find router versions: by number or name, in the database and the ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from cli.options import state_dir_option
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -21,42 +23,26 @@ if TYPE_CHECKING:
     from routing_service.routers.registry import Router
     from routing_service.settings import Settings
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def database_options(command: Command) -> Command:
-    """Add --state-dir to an operator command."""
-    return click.option(
-        "--state-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Ask the stack of this directory. Default: the configured database, else the default state directory.",
-    )(command)
+database_options = state_dir_option(
+    "Ask the stack of this directory. Default: the configured database, else the default state directory."
+)
 
 
 @contextmanager
 def reading(state_dir: Path | None) -> Iterator[Session]:
-    """A session for reading; what the database refuses becomes one clear line."""
+    """A session for reading."""
     with opened(state_dir) as database, database.transaction() as session:
         yield session
 
 
 @contextmanager
 def opened(state_dir: Path | None) -> Iterator[Database]:
-    """The database, for work of several transactions; errors as in `reading`."""
-    from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
-
+    """The database, for work of several transactions."""
     from routing_service.db import Database
 
     database = Database(find_database(state_dir), pool_size=1)
     try:
         yield database
-    except OperationalError as error:
-        raise click.ClickException(f"cannot reach the database: {_first_line(error)}") from error
-    except ProgrammingError as error:
-        hint = "is its schema up to date? (`routebatch migrate`)"
-        raise click.ClickException(f"the database does not know that: {_first_line(error)}; {hint}") from error
-    except DBAPIError as error:
-        raise click.ClickException(f"the database failed: {_first_line(error)}") from error
     finally:
         database.dispose()
 
@@ -65,13 +51,10 @@ def find_database(state_dir: Path | None) -> str:
     """The URL: of the directory given, else of the configuration, else of the default directory's stack."""
     if state_dir is None and (configured := configured_database()):
         return configured
-    from deploy.layout import StackError, StateDir
+    from deploy.layout import StateDir
 
-    try:
-        state = StateDir.at(state_dir)
-        found = state.read_stack().get("database_url")
-    except (StackError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    state = StateDir.at(state_dir)
+    found = state.read_stack().get("database_url")
     if not found:
         raise click.ClickException(
             f"no stack runs in {state.root}: start one with `routebatch up`, name another with --state-dir, "
@@ -96,15 +79,12 @@ def find_settings(state_dir: Path | None) -> Settings:
     The upstreams' keys are no concern of it. ClickException if it is wrong.
     """
     from deploy.configuration import lent_environment
-    from deploy.layout import StackError, StateDir
+    from deploy.layout import StateDir
     from routing_service.settings import config_file
 
     if state_dir is None and (config_file() is not None or configured_database()):
         return read_settings()
-    try:
-        config = StateDir.at(state_dir).read_stack().get("config")
-    except (StackError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    config = StateDir.at(state_dir).read_stack().get("config")
     if not config:
         return read_settings()
     with lent_environment(ROUTEBATCH_CONFIG=str(config)):
@@ -124,11 +104,6 @@ def configured_database() -> str | None:
         message = f"{config_file() or 'the environment'} has {problems} mistakes; `routebatch doctor` names them"
         raise click.ClickException(message) from error
     return settings.database_url.get_secret_value() if "database_url" in settings.model_fields_set else None
-
-
-def _first_line(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).strip().partition("\n")[0]
 
 
 def number_of(name: str) -> int | None:

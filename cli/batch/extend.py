@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.batch.manage import WAIT_CODES, json_option
-from cli.client import Batch, connected, connection_options
-from cli.options import Usd
+from cli.batch.manage import WAIT_CODES
+from cli.client import Batch, connected
+from cli.options import Usd, connection_options, json_option, save_options
 
 
 @click.command("top-up")
@@ -35,8 +35,7 @@ def top_up(batch_id: str, budget: str, as_json: bool, url: str | None, api_key: 
 @click.argument("batch_id")
 @click.option("--budget", type=Usd(), help="Never spend more. Default: what the batch left of its own.")
 @click.option("--wait", is_flag=True, help="Follow the continuation to its end.")
-@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Write results; implies --wait.")
-@click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write errors; implies --wait.")
+@save_options
 @json_option
 @connection_options
 def retry(

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from cli.batch.manage import json_option
-from cli.client import connected, connection_options
+from cli.client import connected
+from cli.options import connection_options, json_option
 
 THUMBS = {"up": 1, "down": -1}
 

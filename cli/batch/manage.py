@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.client import Batch, connected, connection_options
+from cli.client import Batch, connected
+from cli.options import connection_options, json_option
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone, on stdout.")
 WAIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 stopped by the budget."
 
 
@@ -44,7 +44,7 @@ def watch(batch_id: str, as_json: bool, url: str | None, api_key: str | None) ->
 @click.option(
     "--all", "whole", is_flag=True, help="Also the answers of the batches that it continues or is continued by."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
+@json_option
 @connection_options
 def results(
     batch_id: str,

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cli.batch.submit import batch_options, create, refuse_file, routing_options
-from cli.client import Api, Plan, connected, connection_options
+from cli.client import Api, Plan, connected
 from cli.inputs import STDIN, prepared
-from cli.options import Usd
+from cli.options import Usd, connection_options, json_option
 from cli.output_files import writing
 
 CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 the budget is below the least."
@@ -28,7 +28,7 @@ TOO_SMALL = 3
 @click.option("--id", "plan_id", metavar="ID", help="Instead of FILE: a plan that was made before.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw gain against dollars, as a PNG.")
 @batch_options
-@click.option("--json", "as_json", is_flag=True, help="Print the plan, alone, on stdout.")
+@json_option
 @connection_options
 def plan(
     file: str | None,
@@ -163,9 +163,6 @@ def save_frontier(found: Plan, path: Path) -> None:
     axes.set_title(f"{found['requests']['total']:,} requests, router {found['router']}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    try:
-        with writing(path) as stream:
-            figure.savefig(stream, format="png", dpi=DPI)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from error
+    with writing(path) as stream:
+        figure.savefig(stream, format="png", dpi=DPI)
     click.echo(f"wrote {path}", err=True)

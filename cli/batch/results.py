@@ -24,14 +24,9 @@ def save(api: Api, batch: Batch, output: Path | None, errors: Path | None, earli
     ):
         if path is None:
             continue
-        try:
-            with writing(path) as stream:
-                for file_id in file_ids:
-                    api.download(file_id, stream)
-        except BrokenPipeError:
-            raise  # click's business: whoever read our output has seen enough
-        except OSError as error:
-            raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path) as stream:
+            for file_id in file_ids:
+                api.download(file_id, stream)
         if path != STDOUT:
             click.echo(f"wrote {path}" if file_ids else f"wrote {path}, empty: {missing}", err=True)
 
@@ -39,9 +34,9 @@ def save(api: Api, batch: Batch, output: Path | None, errors: Path | None, earli
 def chain(api: Api, batch: Batch) -> list[Batch]:
     """The batches that ask the same file's lines in turn, the first one first: what this one continues, and by whom it
     is continued."""
-    found = [batch]
-    while before := (found[0].get("routing") or {}).get("continues"):
-        found.insert(0, api.batch(before))
-    while after := (found[-1].get("routing") or {}).get("continued_by"):
-        found.append(api.batch(after))
-    return found
+    batches = [batch]
+    while before := (batches[0].get("routing") or {}).get("continues"):
+        batches.insert(0, api.batch(before))
+    while after := (batches[-1].get("routing") or {}).get("continued_by"):
+        batches.append(api.batch(after))
+    return batches

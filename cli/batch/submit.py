@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from cli.client import Api, ApiError, Batch, connected, connection_options
+from cli.client import Api, ApiError, Batch, connected
 from cli.inputs import FORMATS, STDIN, Prepared, prepared
-from cli.options import Usd
+from cli.options import Usd, connection_options, json_option, save_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,10 +124,9 @@ def _status(text: str) -> Iterator[None]:
 @click.option("--budget", type=Usd(), help="Never spend more. Needed unless the server has a default.")
 @click.option("--plan", "plan_id", metavar="ID", help="Instead of FILE: run what `routebatch plan` has shown.")
 @click.option("--wait", is_flag=True, help="Follow the batch to its end.")
-@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), help="Write results; implies --wait.")
-@click.option("--errors", type=click.Path(path_type=Path, allow_dash=True), help="Write errors; implies --wait.")
+@save_options
 @batch_options
-@click.option("--json", "as_json", is_flag=True, help="Print the batch object, alone, on stdout.")
+@json_option
 @connection_options
 def submit(
     file: str | None,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.routers.scoring import pair_options
+from cli.options import json_option, seed_option
+from cli.routers.scoring import router_pair_options
 from cli.routers.training_sources import DATABASE
 from cli.stack_access import database_options
 
@@ -53,7 +54,7 @@ class Data(click.ParamType[Path | str]):
     metavar="DIR|FILE|db",
     help="The directory with the sets' tables. For comparisons: files of them, or db, those of the database.",
 )
-@pair_options
+@router_pair_options
 @click.option(
     "--answers",
     nargs=2,
@@ -82,10 +83,10 @@ class Data(click.ParamType[Path | str]):
     show_default=True,
     help="What a machine like this one costs, for the routing overhead.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the intervals.")
+@seed_option("The seed of the resampling that gives the intervals.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="A directory for the pictures, as PNG.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="One file with tables and pictures.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 @database_options
 def evaluate(
     wanted: tuple[str, ...],
@@ -112,18 +113,14 @@ def evaluate(
     from cli.evaluate.report import print_report, write_files
     from cli.evaluate.run import measure
     from cli.output import print_json
-    from routing_service.errors import RoutebatchError
 
     if (strong is None) != (weak is None):
         raise click.UsageError("--strong and --weak are named together")
-    try:
-        sets = [_load(name, data, answers, (strong, weak), usd_per_million, state_dir) for name in dict.fromkeys(names)]
-        sets = _without(sets, leave_out)
-        routers = list(dict.fromkeys(wanted or (None,)))
-        found = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
-        write_files(found, plots, html)
-    except (RoutebatchError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    sets = [_load(name, data, answers, (strong, weak), usd_per_million, state_dir) for name in dict.fromkeys(names)]
+    sets = _without(sets, leave_out)
+    routers = list(dict.fromkeys(wanted or (None,)))
+    found = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
+    write_files(found, plots, html)
     if as_json:
         print_json(found.as_dict())
     else:

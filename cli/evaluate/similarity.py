@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.options import json_option
 from cli.routers.decontamination import data_option, encoder_option
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -17,7 +18,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 @click.argument("others", metavar="B")
 @encoder_option
 @data_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 def similarity(prompts: str, others: str, encoder: str | None, data: Path | None, as_json: bool) -> None:
     """Say how alike two sets of prompts are: the mean, over the prompts of A, of the cosine to the nearest one of B.
 
@@ -29,17 +30,13 @@ def similarity(prompts: str, others: str, encoder: str | None, data: Path | None
     from cli.routers.prompt_sets import prompts_of
     from cli.stack_access import read_settings
     from routing_service.embedding.registry import make_encoder
-    from routing_service.errors import RoutebatchError
     from training.data.decontamination import similarity as measured
 
     settings = read_settings()
-    try:
-        first, second = prompts_of(prompts, data), prompts_of(others, data)
-        with progress_bars() as bars:
-            made = make_encoder(settings, encoder)
-            found = measured(first, second, made, bars)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    first, second = prompts_of(prompts, data), prompts_of(others, data)
+    with progress_bars() as bars:
+        made = make_encoder(settings, encoder)
+        found = measured(first, second, made, bars)
     values = _values(found.nearest)
     result = {"a": prompts, "b": others, "prompts_a": len(first), "prompts_b": len(second), "encoder": made.spec}
     if as_json:

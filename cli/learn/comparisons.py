@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option, pair_options
 from cli.stack_access import database_options
 from cli.stack_access import reading as transaction
 
@@ -19,7 +20,6 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FORMATS = ("arena", "routellm", "alpaca", "jsonl")
 SOURCES = ("arena", "golden", "judge", "feedback")
 LISTED_PAIRS = 20
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
 
 
 @click.group()
@@ -34,8 +34,10 @@ def comparisons() -> None:
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: recognised by the columns.")
 @click.option("--source", type=click.Choice(SOURCES), help="Whose judgement it is. Default: what rows or the form say.")
-@click.option("--strong", help="The strong model of tables that name none, or the column of its answers.")
-@click.option("--weak", help="The same of the weak model.")
+@pair_options(
+    "The strong model of tables that name none, or the column of its answers.",
+    "The weak model of tables that name none, or the column of its answers.",
+)
 @click.option("--skip-bad", is_flag=True, help="Import the others where rows are bad. Default: none at all.")
 @json_option
 @database_options
@@ -57,7 +59,6 @@ def import_(
     """
     from cli.output import print_json
     from cli.progress import progress_bars
-    from routing_service.errors import RoutebatchError
     from training.data.imports import BadRowsError, import_comparisons
 
     try:
@@ -69,8 +70,6 @@ def import_(
         if as_json:
             print_json(_counts(error.imported))
         raise click.ClickException(f"{error} (--skip-bad imports the others)") from error
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
     _name(found)
     if as_json:
         print_json(_counts(found))
@@ -88,13 +87,8 @@ def export(file: Path, form: str, state_dir: Path | None) -> None:
     from cli.progress import progress_bars
     from training.data.database import export_comparisons
 
-    try:
-        with transaction(state_dir) as session, progress_bars() as bars, writing(file) as stream:
-            written = export_comparisons(session, stream, bars)
-    except BrokenPipeError:
-        raise  # click's business: whoever read our output has seen enough
-    except OSError as error:
-        raise click.ClickException(f"cannot write {file}: {error.strerror or error}") from error
+    with transaction(state_dir) as session, progress_bars() as bars, writing(file) as stream:
+        written = export_comparisons(session, stream, bars)
     if file != STDOUT:
         click.echo(f"wrote {written:,} comparisons to {file}", err=True)
 

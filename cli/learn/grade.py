@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import database_options, find_settings
 from cli.stack_access import reading as transaction
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     help="exact, numeric, multiple_choice, json_field, your own.",
 )
 @click.option("--field", metavar="PATH", help="What json_field reads: total.amount, items.0.name.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 @database_options
 def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, state_dir: Path | None) -> None:
     """Hold the answers of a batch against gold answers: mean quality by model and of the whole batch.
@@ -42,17 +43,13 @@ def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, s
     from dataclasses import asdict
 
     from cli.output import print_json
-    from routing_service.errors import RoutebatchError
     from training.label.golden import grade_batch, read_gold
     from training.label.graders import grader
 
-    try:
-        function = grader(name, find_settings(state_dir).learning.graders, field)
-        answers = read_gold(gold)
-        with transaction(state_dir) as session:
-            found = grade_batch(session, batch, answers, function)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    function = grader(name, find_settings(state_dir).learning.graders, field)
+    answers = read_gold(gold)
+    with transaction(state_dir) as session:
+        found = grade_batch(session, batch, answers, function)
     if as_json:
         print_json(asdict(found))
     else:

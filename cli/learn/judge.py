@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Usd
+from cli.options import Usd, json_option
 from cli.progress import spinner
 from cli.stack_access import database_options, find_database, find_settings
 from cli.stack_access import reading as transaction
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ASK = "ask"  # the command that `judge BATCH` is short for
 POLL_S = 1.0
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
 
 
 class _Group(click.Group):
@@ -82,14 +81,10 @@ def ask(
     from dataclasses import asdict
 
     from cli.output import print_json
-    from routing_service.errors import RoutebatchError
 
     if reference is not None and mode != "score":
         raise click.UsageError("--reference is for --mode score")
-    try:
-        asked = _ask(find_settings(state_dir), state_dir, batch, mode, reference, limit, budget)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    asked = _ask(find_settings(state_dir), state_dir, batch, mode, reference, limit, budget)
     if not as_json:
         show_asked(asked)
     found = _wait_for(asked.batch_id, state_dir) if wait else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import database_options
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from training.refit.refit import Refitted
 
 TRIGGERS = ("schedule", "comparisons", "drift", "manual")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
 
 
 @click.command(epilog="Exit codes: 0 promoted, refused or unchanged; 1 failed, or another one runs; 2 usage.")

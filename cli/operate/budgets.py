@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Usd
+from cli.options import Usd, json_option
 from cli.stack_access import database_options
 from cli.stack_access import reading as transaction
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from routing_service.models import ApiKey
     from routing_service.money.budgets import KeyBudget
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 per_option = click.option(
     "--per", type=click.Choice(["day", "month", "all"]), required=True, help="A UTC day, a UTC month, or in all."
 )
@@ -120,14 +119,10 @@ def _nano(usd: str) -> int:
 @contextmanager
 def _named(key: str | None, state_dir: Path | None) -> Iterator[tuple[Session, Any]]:
     """A transaction and the key that was named; what is refused becomes one line."""
-    from routing_service.errors import ClientError
     from routing_service.openai_format.keys import find_key
 
-    try:
-        with transaction(state_dir) as session:
-            yield session, find_key(session, key) if key is not None else None
-    except ClientError as error:
-        raise click.ClickException(error.message) from error
+    with transaction(state_dir) as session:
+        yield session, find_key(session, key) if key is not None else None
 
 
 def _change(key: str, state_dir: Path | None, as_json: bool, change: Callable[[Session, ApiKey], KeyBudget]) -> None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import database_options
 from cli.stack_access import reading as transaction
 
 if TYPE_CHECKING:
     from routing_service.models import ApiKey
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -28,14 +27,10 @@ def keys() -> None:
 def create(name: str, as_json: bool, state_dir: Path | None) -> None:
     """Make a key. It is shown now and never again: only its hash is kept."""
     from cli.output import print_json
-    from routing_service.errors import ClientError
     from routing_service.openai_format.keys import create_key
 
-    try:
-        with transaction(state_dir) as session:
-            key, secret = create_key(session, name)
-    except ClientError as error:
-        raise click.ClickException(error.message) from error
+    with transaction(state_dir) as session:
+        key, secret = create_key(session, name)
     if as_json:
         print_json({"id": key.id, "name": key.name, "key": secret})
     else:
@@ -67,14 +62,10 @@ def list_(as_json: bool, state_dir: Path | None) -> None:
 def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:
     """Revoke a key, at once. Its batches go on."""
     from cli.output import print_json
-    from routing_service.errors import ClientError
     from routing_service.openai_format.keys import revoke_key
 
-    try:
-        with transaction(state_dir) as session:
-            key = revoke_key(session, key_id)
-    except ClientError as error:
-        raise click.ClickException(error.message) from error
+    with transaction(state_dir) as session:
+        key = revoke_key(session, key_id)
     if as_json:
         print_json(_row(key))
     else:

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import database_options
 from cli.stack_access import reading as transaction
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()

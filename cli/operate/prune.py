@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import database_options
 from cli.stack_access import reading as transaction
 
@@ -26,7 +27,7 @@ def _age(context: click.Context, option: click.Parameter, value: str) -> timedel
     "--older-than", callback=_age, required=True, metavar="AGE", help="12h, 30d, 8w: since they were uploaded."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @database_options
 def prune(older_than: timedelta, dry_run: bool, as_json: bool, state_dir: Path | None) -> None:
     """Remove uploaded files of that age, of all keys. Batches keep their requests and answers.

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option, state_dir_option
+
 if TYPE_CHECKING:
     from deploy.stack import Stack
 
 PUBLIC_KEYS = ("api_url", "api_key", "flower_url")
 
-state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the stack keeps its data, logs and addresses. Default: $ROUTEBATCH_STATE_DIR, "
-    "else $XDG_STATE_HOME/routebatch, else ~/.local/state/routebatch.",
+stack_option = state_dir_option(
+    "Where the stack keeps its data, logs and addresses. Default: $ROUTEBATCH_STATE_DIR, "
+    "else $XDG_STATE_HOME/routebatch, else ~/.local/state/routebatch."
 )
 config_option = click.option(
     "--config",
@@ -29,12 +29,11 @@ config_option = click.option(
     envvar="ROUTEBATCH_CONFIG",
     help="Default: $ROUTEBATCH_CONFIG, else ./routebatch.toml, else routebatch.toml in the state directory.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 port_type = click.IntRange(0, 65535)
 
 
 @click.command()
-@state_dir_option
+@stack_option
 @config_option
 @click.option("--port", type=port_type, default=8080, show_default=True, help="The API's port; 0 picks a free one.")
 @click.option("--flower-port", type=port_type, default=5555, show_default=True, help="0 picks a free one.")
@@ -46,17 +45,13 @@ def up(state_dir: Path | None, config: Path | None, port: int, flower_port: int,
     Without --detach it stays until Ctrl-C or SIGTERM and then stops everything in order. With --json the last line
     printed before that is {"api_url": ..., "api_key": ..., "flower_url": ...}.
     """
-    from deploy.layout import StackError
     from deploy.stack import up as start
     from deploy.stack_spec import Options
 
     # a SIGTERM during the start must stop what has been started, as Ctrl-C does
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(state_dir, config, port, flower_port, detach)
-    try:
-        stack, addresses = start(options, say=lambda text: click.echo(f"{text} ...", err=True))
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
+    stack, addresses = start(options, say=lambda text: click.echo(f"{text} ...", err=True))
     _show(stack, addresses, as_json)
     if not detach:
         _stay(stack)
@@ -97,18 +92,15 @@ def _lives(process: subprocess.Popen[bytes]) -> bool:
 
 
 @click.command()
-@state_dir_option
+@stack_option
 @json_option
 def down(state_dir: Path | None, as_json: bool) -> None:
     """Stop the stack of a state directory, in order. Its data stays."""
-    from deploy.layout import StackError, StateDir
+    from deploy.layout import StateDir
     from deploy.stack import down as stop
 
-    try:
-        stopped = stop(state_dir)
-        root = StateDir.at(state_dir).root
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
+    stopped = stop(state_dir)
+    root = StateDir.at(state_dir).root
     if as_json:
         click.echo(json.dumps({"stopped": stopped, "state_dir": str(root)}))
     else:
@@ -116,18 +108,15 @@ def down(state_dir: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@state_dir_option
+@stack_option
 @config_option
 @json_option
 def doctor(state_dir: Path | None, config: Path | None, as_json: bool) -> None:
     """Say what is installed, configured and running. Exits with 1 if something needed is broken."""
     from deploy.doctor import examine
-    from deploy.layout import StackError, StateDir
+    from deploy.layout import StateDir
 
-    try:
-        checks = examine(StateDir.at(state_dir), config)
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
+    checks = examine(StateDir.at(state_dir), config)
     if as_json:
         click.echo(json.dumps([vars(check) for check in checks]))
     else:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.inputs import FORMATS
-from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
+from cli.options import json_option
+from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, router_option, router_pair_options
 
 if TYPE_CHECKING:
     from training.evaluate.thresholds import Cut, WinRates
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     required=True,
     help="The prompts: what `routebatch submit` takes, or that gzipped; - for stdin.",
 )
-@pair_options
+@router_pair_options
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 def calibrate(
     wanted: str | None,
     shares: tuple[float, ...],
@@ -48,14 +49,10 @@ def calibrate(
     model name `router-NAME-THRESHOLD`. The share that is reached is the nearest one that is not above the wanted one:
     prompts of the same win rate go together.
     """
-    from routing_service.errors import RoutebatchError
 
-    try:
-        chosen = choose(wanted, strong, weak)
-        with opened_prompts(file, form) as ready:
-            rates = _win_rates(chosen, chunks(ready, "scoring"))
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    chosen = choose(wanted, strong, weak)
+    with opened_prompts(file, form) as ready:
+        rates = _win_rates(chosen, chunks(ready, "scoring"))
     found = {share: rates.cut(share) for share in dict.fromkeys(shares)}
     if as_json:
         _print_json(chosen, rates, found)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.options import json_option
 from cli.routers.scoring import find_router, router_option
 
 STDIN = "-"
@@ -17,7 +18,7 @@ MAX_CELL = 100  # characters of a text in a table
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
 @router_option
 @click.option("--prompt", required=True, help="The prompt; - reads it from stdin, whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
     """Say why a router estimates what it estimates of a prompt.
 
@@ -25,13 +26,9 @@ def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
     fitted on and their outcomes, or the parts of the prompt without which it would be another.
     """
     from cli.output import print_json
-    from routing_service.errors import RoutebatchError
 
     text = _stdin() if prompt == STDIN else prompt
-    try:
-        found = find_router(wanted).explain(text)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    found = find_router(wanted).explain(text)
     if as_json:
         print_json(found)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cli.options import json_option
 from cli.stack_access import read_settings
 
 # method -> module:function, which is called with the weights' path and the settings
@@ -37,7 +38,7 @@ class Kind(click.ParamType[str]):
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
     """Make an artifact of the weights that RouteLLM published.
 
@@ -46,20 +47,14 @@ def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
     """
     from cli.output import print_json
     from cli.progress import spinner
-    from routing_service.errors import RoutebatchError
 
     # Refused before gigabytes are read, not after.
     if output.is_dir() and any(output.iterdir()) and not (output / "metadata.json").is_file():
         raise click.UsageError(f"{output} holds something that is no router: name an empty or a new directory")
     settings = read_settings()
-    try:
-        with spinner(f"importing {path}"):
-            router = _importer(kind)(path, settings)
-            router.save(output)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"cannot read {path}: {error.strerror or error}") from error
+    with spinner(f"importing {path}"):
+        router = _importer(kind)(path, settings)
+        router.save(output)
     if as_json:
         print_json({"method": router.name, "output": str(output), "metadata": getattr(router, "metadata", {})})
     else:

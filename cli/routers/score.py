@@ -11,7 +11,7 @@ from typing import BinaryIO
 import click
 
 from cli.inputs import FORMATS, STDIN, Prepared
-from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, pair_options, router_option
+from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, router_option, router_pair_options
 
 COLUMNS = ("win_rate", "expected_gain", "std")
 
@@ -19,7 +19,7 @@ COLUMNS = ("win_rate", "expected_gain", "std")
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @router_option
-@pair_options
+@router_pair_options
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name.")
 @click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), default="-", help="Default: stdout.")
 def score(file: str, wanted: str | None, strong: str | None, weak: str | None, form: str | None, output: Path) -> None:
@@ -30,19 +30,11 @@ def score(file: str, wanted: str | None, strong: str | None, weak: str | None, f
     std, the standard deviation of that. A file with a bad line is refused, and the line is named.
     """
     from cli.output_files import STDOUT, check_paths, writing
-    from routing_service.errors import RoutebatchError
 
     check_paths(output, None, None if file == STDIN else file)
-    try:
-        chosen = choose(wanted, strong, weak)
-        with opened_prompts(file, form) as ready, writing(output) as stream:
-            count = _score(chosen, ready, stream)
-    except BrokenPipeError:
-        raise  # click's business: whoever read our output has seen enough
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"cannot write {output}: {error.strerror or error}") from error
+    chosen = choose(wanted, strong, weak)
+    with opened_prompts(file, form) as ready, writing(output) as stream:
+        count = _score(chosen, ready, stream)
     if output != STDOUT:
         click.echo(f"scored {count:,} prompts with {chosen.router.name}: wrote {output}", err=True)
 

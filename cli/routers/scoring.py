@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.inputs import LISTED, InputError, Prepared, prepared
+from cli.options import pair_options
 from cli.stack_access import read_settings
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def router_option(command: Command) -> Command:
     return click.option("--router", "wanted", help=f"{text} Default: the configured one; without any, gain.")(command)
 
 
-def pair_options(command: Command) -> Command:
-    """--strong and --weak, for routers that know more models than two."""
-    text = "Default: the configured candidates, dearest and cheapest; without any, the pair that the router knows."
-    command = click.option("--strong", help=f"The strong model. {text}")(command)
-    return click.option("--weak", help="The weak model.")(command)
+# For routers that know more models than two.
+router_pair_options = pair_options(
+    "The strong model. Default: the dearest of the configured candidates; without any, the router's strong model.",
+    "The weak model. Default: the cheapest of the configured candidates; without any, the router's weak model.",
+)
 
 
 def choose(

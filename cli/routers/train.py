@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import parse_options
+from cli.options import json_option, pair_options, parse_options, seed_option
 from cli.routers.decontamination import decontaminate, decontaminate_options
 from cli.routers.training_sources import Source, labelled_by_tier, load_sources
 from cli.stack_access import database_options
@@ -50,14 +50,16 @@ class MethodName(click.ParamType[str]):
     help="A file, or db: those that the database holds. May be given repeatedly.",
 )
 @click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...")
-@click.option("--strong", help="The strong model's name in the data. Most methods need it where rows name models.")
-@click.option("--weak", help="The weak model's name in the data.")
+@pair_options(
+    "The strong model's name in the data. Most methods need it where rows name models.",
+    "The weak model's name in the data.",
+)
 @click.option(
     "--by-tier",
     is_flag=True,
     help="Of battles of many models: the two highest of ten tiers are strong, the third is weak. Names no pair.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@seed_option("The seed of what the fit draws; the same seed gives the same router.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
 @click.option(
     "--hold-out",
@@ -70,7 +72,7 @@ class MethodName(click.ParamType[str]):
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, alone, on stdout.")
+@json_option
 @database_options
 def train(
     method: str,
@@ -99,7 +101,6 @@ def train(
     """
     from cli.progress import progress_bars
     from cli.stack_access import read_settings
-    from routing_service.errors import RoutebatchError
     from training.fit import methods
 
     if (strong is None) != (weak is None):
@@ -110,26 +111,23 @@ def train(
     options = parse_options(chosen.options, pairs)
     _check_output(output)
     settings = read_settings()
-    try:
-        with progress_bars() as bars:
-            ratings = getattr(options, "on_ratings", False)
-            loaded = load_sources([*sources, *more], strong, weak, state_dir, bars, settings, ratings=ratings)
-        tiers: dict[str, Any] = {}
-        if by_tier:
-            loaded, tiers["tiers"] = labelled_by_tier(loaded)
-        name_bad_rows(loaded)
-        comparisons, left_out = decontaminate(loaded.comparisons, evaluation_sets, data, similarity, encoder, settings)
-        fitted, held = _parts(comparisons, hold_out, seed, any_pair=chosen.any_pair)
-        with progress_bars() as bars:
-            router = chosen.fit(fitted, seed=seed, options=options, settings=settings, progress=bars)
-            figures = _figures(router, held, seed) if held is not None else None
-            if not first_process():
-                return
-            if left_out is not None:
-                getattr(router, "metadata", {})["decontamination"] = left_out.as_dict()
-            router.save(output)
-    except (RoutebatchError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    with progress_bars() as bars:
+        ratings = getattr(options, "on_ratings", False)
+        loaded = load_sources([*sources, *more], strong, weak, state_dir, bars, settings, ratings=ratings)
+    tiers: dict[str, Any] = {}
+    if by_tier:
+        loaded, tiers["tiers"] = labelled_by_tier(loaded)
+    name_bad_rows(loaded)
+    comparisons, left_out = decontaminate(loaded.comparisons, evaluation_sets, data, similarity, encoder, settings)
+    fitted, held = _parts(comparisons, hold_out, seed, any_pair=chosen.any_pair)
+    with progress_bars() as bars:
+        router = chosen.fit(fitted, seed=seed, options=options, settings=settings, progress=bars)
+        figures = _figures(router, held, seed) if held is not None else None
+        if not first_process():
+            return
+        if left_out is not None:
+            getattr(router, "metadata", {})["decontamination"] = left_out.as_dict()
+        router.save(output)
     result = {"method": method, "output": str(output), "seed": seed, "fingerprint": fitted.fingerprint()}
     print_report(result | tiers, loaded, left_out, router, figures, as_json)
 

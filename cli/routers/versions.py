@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import json_option, yes_option
 from cli.stack_access import cell, database_options, find_settings, router_name, shown, time_of
 from cli.stack_access import reading as transaction
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 LISTED_FAILURE = 60  # characters of it in a table
 CODES = "Exit codes: 0 done, 1 failed, 2 usage."
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, alone, on stdout.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 class Version(click.ParamType[int]):
@@ -83,22 +82,18 @@ def show(number: int, as_json: bool, state_dir: Path | None) -> None:
 
     from cli.output import print_json
     from cli.routers.explain import print_object
-    from routing_service.errors import RoutebatchError
     from routing_service.models import Evaluation
     from routing_service.router_versions.versions import find, history
 
-    try:
-        with transaction(state_dir) as session:
-            found = shown(find(session, number))
-            query = select(Evaluation).where(Evaluation.router_version_id == number).order_by(Evaluation.id)
-            evaluations = [{"dataset": row.dataset, **row.metrics} for row in session.scalars(query)]
-            changes = [
-                {"at": time_of(row.created_at), "rolled_back": row.rolled_back, "reason": row.reason}
-                for row in history(session)
-                if row.router_version_id == number
-            ]
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    with transaction(state_dir) as session:
+        found = shown(find(session, number))
+        query = select(Evaluation).where(Evaluation.router_version_id == number).order_by(Evaluation.id)
+        evaluations = [{"dataset": row.dataset, **row.metrics} for row in session.scalars(query)]
+        changes = [
+            {"at": time_of(row.created_at), "rolled_back": row.rolled_back, "reason": row.reason}
+            for row in history(session)
+            if row.router_version_id == number
+        ]
     found |= {"promotions": changes, "evaluations": evaluations}
     if as_json:
         print_json(found)
@@ -117,19 +112,15 @@ def register(directory: Path, as_json: bool, state_dir: Path | None) -> None:
     """
     from cli.output import print_json
     from cli.stack_access import stack_settings
-    from routing_service.errors import RoutebatchError
     from routing_service.router_versions import versions
     from routing_service.router_versions.artifact_store import ArtifactStore
     from routing_service.routers import artifact
     from routing_service.routers.registry import load_router
 
     settings = stack_settings(state_dir)
-    try:
-        router = load_router(directory, settings)
-        details = {"metadata": artifact.read(directory).metadata}
-        stored = ArtifactStore.of(settings).put(directory)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    router = load_router(directory, settings)
+    details = {"metadata": artifact.read(directory).metadata}
+    stored = ArtifactStore.of(settings).put(directory)
     with transaction(state_dir) as session:
         number = versions.register(session, method=router.name, artifact=stored, details=details)
         found = shown(versions.find(session, number))
@@ -191,13 +182,9 @@ def _confirm(question: str, yes: bool) -> None:
 
 def _change(state_dir: Path | None, change: Callable[[Session], dict[str, Any]], as_json: bool) -> None:
     from cli.output import print_json
-    from routing_service.errors import RoutebatchError
 
-    try:
-        with transaction(state_dir) as session:
-            found = change(session)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
+    with transaction(state_dir) as session:
+        found = change(session)
     if as_json:
         print_json(found)
     elif found["changed"]:
@@ -230,7 +217,7 @@ def _failure(row: dict[str, Any]) -> str:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--last", type=click.IntRange(min=1), default=1000, show_default=True, help="How many requests.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, alone, on stdout.")
+@json_option
 @database_options
 def diff(a: str, b: str, last: int, as_json: bool, state_dir: Path | None) -> None:
     """Say how many of the last requests B would have sent elsewhere than A, and at what cost.
@@ -244,7 +231,6 @@ def diff(a: str, b: str, last: int, as_json: bool, state_dir: Path | None) -> No
     from cli.routers.scoring import find_router
     from cli.stack_access import stack_settings
     from routing_service.db import Database
-    from routing_service.errors import RoutebatchError
     from routing_service.plans.compare_routers import compare
 
     settings = stack_settings(state_dir)
@@ -253,8 +239,6 @@ def diff(a: str, b: str, last: int, as_json: bool, state_dir: Path | None) -> No
         both = (find_router(a, settings, state_dir), find_router(b, settings, state_dir))
         with progress_bar("scoring by both", lambda: last) as advance:
             found = compare(database, settings, both, last, advance)
-    except RoutebatchError as error:
-        raise click.ClickException(str(error)) from error
     finally:
         database.dispose()
     if as_json:

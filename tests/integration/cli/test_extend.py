@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from openai import OpenAI
 
 from cli.main import main
+from routing_service.events import Event, IngestDue
 from routing_service.ingest.ingest import ingest
 from routing_service.money.pricing import price_book
 from tests.support.api_server import Api
@@ -23,11 +24,12 @@ def run(api: Api, *arguments: str) -> Result:
 def answer_continuations(api: Api, monkeypatch: pytest.MonkeyPatch, *, answered: int) -> None:
     """Every continuation is ingested as soon as it is announced, and ends with so many answers."""
 
-    def announced(batch_id: str) -> None:
-        assert ingest(api.database, api.settings, price_book(api.settings), batch_id)
-        end(api, batch_id, answered)
+    def announced(event: Event) -> None:
+        if isinstance(event, IngestDue):
+            assert ingest(api.database, api.settings, price_book(api.settings), event.batch_id)
+            end(api, event.batch_id, answered)
 
-    monkeypatch.setattr(api.publisher, "ingest", announced)
+    monkeypatch.setattr(api.publisher, "publish", announced)
 
 
 def custom_ids(path: Path) -> list[str]:

@@ -100,7 +100,7 @@ def test_migrate_without_a_database_is_one_line(routebatch: Any, monkeypatch: py
     monkeypatch.setenv("ROUTEBATCH_DATABASE_URL", "postgresql+psycopg://me:hunter2@127.0.0.1:9/none")
     result = routebatch("migrate")
     assert result.exit_code == 1
-    assert "cannot migrate" in result.stderr
+    assert "cannot reach the database" in result.stderr
     assert "hunter2" not in result.output
 
 
