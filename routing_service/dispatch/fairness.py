@@ -1,10 +1,8 @@
-"""Whose turn it is: the batch that a pump claims from next.
+"""The fair scheduler: which batch a pump claims from next, and which batches it may serve at all.
 
 A higher priority comes first. Between equals it is the API key with the fewest calls in flight, so that a key with
 fifty batches gets no more than a key with one; and of that key the batch with the fewest. Where answers come at once,
 or a rate holds calls up, hardly any are in flight: then it is whoever was served longest ago.
-
-Which batches a pump may serve now.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ from routing_service.db import Database
 
 
 class FairScheduler:
-    """One pump's: what it has in flight, and whom it served when."""
+    """Of one pump: it knows what is in flight, and whom it served when."""
 
     def __init__(self) -> None:
         self._by_key: Counter[str] = Counter()
         self._by_batch: Counter[str] = Counter()
-        self._served: dict[str, int] = {}  # keys and batches, by the number of the claim chunk that they had last
+        self._served: dict[str, int] = {}  # keys and batches, by the number of the chunk that they had last
         self._chunks = 0
 
     def next(self, batches: Iterable[Runnable]) -> Runnable:
@@ -66,19 +64,21 @@ class Runnable:
 # Asked for by the order of the index, one row at a time: by `exists` the planner may read the whole table, if its
 # statistics are of a time when most of it waited.
 _WAITING = (
-    "select true from requests q where q.batch_id = b.id and q.state = 'scored'{and_}"
-    " order by q.priority, q.ratio limit 1"
+    "select true from requests where requests.batch_id = batches.id and requests.state = 'scored'{and_}"
+    " order by requests.priority, requests.ratio limit 1"
 )
-_RUNNABLE = text(
-    "select b.id, b.api_key_id, b.priority, b.created_at,"  # noqa: S608
-    f" ({_WAITING.format(and_=' and (q.not_before is null or q.not_before <= now())')}) is not null as due,"
-    " exists (select from requests q where q.batch_id = b.id and q.state = 'scored' and q.losses >= 2"
-    " and (q.not_before is null or q.not_before <= now())) as has_isolated from batches b"
-    " where b.state = 'in_progress' and b.planned_at is not null and b.paused is null and b.expires_at > now()"
-    f" and ({_WAITING.format(and_='')}) is not null"
-)
+_IS_DUE = " and (not_before is null or not_before <= now())"
+_RUNNABLE = text(f"""
+select id, api_key_id, priority, created_at, ({_WAITING.format(and_=_IS_DUE)}) is not null as due,
+       exists (select from requests where requests.batch_id = batches.id and requests.state = 'scored'
+               and losses >= 2 {_IS_DUE}) as has_isolated
+from batches
+where state = 'in_progress' and planned_at is not null and paused is null and expires_at > now()
+  and ({_WAITING.format(and_="")}) is not null
+""")  # noqa: S608
 
 
 def runnable_batches(database: Database) -> list[Runnable]:
+    """The planned batches in progress that have requests to dispatch, now or later."""
     with database.transaction() as session:
         return [Runnable(*row) for row in session.execute(_RUNNABLE)]

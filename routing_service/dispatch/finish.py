@@ -76,10 +76,10 @@ def _end_unsent(database: Database, batch_id: str) -> None:
     after, total = 0, 1
     while after < total:
         with database.transaction() as session:
-            found = _lock(session, batch_id)
-            if found is None or found[1] is BatchState.COMPLETED:
+            locked = _lock(session, batch_id)
+            if locked is None or locked[1] is BatchState.COMPLETED:
                 return
-            batch, end = found
+            batch, end = locked
             total = batch.total
             _end_lines(session, batch, RequestState(end), after)
         after += LINES_AT_ONCE
@@ -110,10 +110,10 @@ def _end_lines(session: Session, batch: Batch, state: RequestState, after: int) 
 
 def _close(session: Session, batch_id: str) -> BatchState | None:
     """The state in which the batch ends, if nothing of it is in flight or unsent; None for not yet."""
-    found = _lock(session, batch_id)
-    if found is None:
+    locked = _lock(session, batch_id)
+    if locked is None:
         return None
-    batch, end = found
+    batch, end = locked
     if batch.succeeded + batch.failed < batch.total:
         return None
     if batch.state is BatchState.IN_PROGRESS and end is BatchState.COMPLETED:
@@ -161,18 +161,6 @@ def _make_file(session: Session, batch: Batch, *, errors: bool) -> str | None:
     return file.id
 
 
-_END = text(
-    "with ended as (update requests t set state = f.state, model = f.model, status_code = f.status_code,"
-    " request_id = f.request_id, error_code = f.error_code, error_message = f.error_message, finished_at = now(),"
-    " reason = case when f.state in ('succeeded', 'failed') then 'duplicate' else f.reason end"
-    " from requests f where t.batch_id = :id and t.line > :after and t.line <= :to and t.state = 'queued'"
-    " and t.twin_of is not null and f.batch_id = :id and f.line = t.twin_of and f.finished_at is not null"
-    " returning t.state = 'succeeded' as answered, f.cost_nano as cost)"
-    " select count(*) filter (where answered), count(*) filter (where not answered),"
-    " coalesce(sum(cost) filter (where answered), 0)::bigint from ended"
-)
-
-
 def end_duplicates(database: Database, batch_id: str) -> None:
     """End the duplicates of a batch of which every line that is asked has ended. Safe to run at any time.
 
@@ -182,22 +170,39 @@ def end_duplicates(database: Database, batch_id: str) -> None:
     while after < total:
         with database.transaction() as session:
             batch = session.get(Batch, batch_id, with_for_update={"key_share": True})
-            if batch is None or not _due(batch):
+            if batch is None or not _only_duplicates_are_open(batch):
                 return
             total = batch.total
-            _end(session, batch, after)
+            _end_duplicates_after(session, batch, after)
         after += LINES_AT_ONCE
 
 
-def _due(batch: Batch) -> bool:
+def _only_duplicates_are_open(batch: Batch) -> bool:
     ended = batch.succeeded + batch.failed
     return batch.state not in TERMINAL and batch.total - batch.duplicates <= ended < batch.total
 
 
-def _end(session: Session, batch: Batch, after: int) -> None:
-    answered, failed, saved_nano = session.execute(
-        _END, {"id": batch.id, "after": after, "to": after + LINES_AT_ONCE}
-    ).one()
+_END_DUPLICATES = text("""
+with ended as (
+    update requests duplicate set state = asked.state, model = asked.model, status_code = asked.status_code,
+           request_id = asked.request_id, error_code = asked.error_code, error_message = asked.error_message,
+           finished_at = now(),
+           reason = case when asked.state in ('succeeded', 'failed') then 'duplicate' else asked.reason end
+    from requests asked
+    where duplicate.batch_id = :id and duplicate.line > :after and duplicate.line <= :to
+      and duplicate.state = 'queued' and duplicate.twin_of is not null
+      and asked.batch_id = :id and asked.line = duplicate.twin_of and asked.finished_at is not null
+    returning duplicate.state = 'succeeded' as answered, asked.cost_nano
+)
+select count(*) filter (where answered), count(*) filter (where not answered),
+       coalesce(sum(cost_nano) filter (where answered), 0)::bigint from ended
+""")
+
+
+def _end_duplicates_after(session: Session, batch: Batch, after: int) -> None:
+    """End those of the next LINES_AT_ONCE lines."""
+    values = {"id": batch.id, "after": after, "to": after + LINES_AT_ONCE}
+    answered, failed, saved_nano = session.execute(_END_DUPLICATES, values).one()
     batch.succeeded += answered
     batch.failed += failed
     batch.duplicates_saved_nano += saved_nano

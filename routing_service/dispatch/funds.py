@@ -1,4 +1,4 @@
-"""What a claim chunk may draw on: the batch's own budget, and the budgets of its key where it has limits.
+"""What a claim may draw on: the batch's own budget, and the budgets of its key where it has limits.
 
 The batch's budget decides where its requests go. A key's budget only decides when: what does not fit waits, or the
 batch stands still until there is room; it never sends a request to a cheaper model or ends it.
@@ -19,20 +19,24 @@ from routing_service.money.budgets import STANDING, open_periods
 from routing_service.money.ledger import Balance, lock_budgets
 from routing_service.money.pricing import format_usd
 
-_DRAWN = text(
-    "select statement_timestamp() as at, id as budget_id, null as period, null as resets_at, null as each_nano"  # noqa: S608
-    " from budgets where batch_id = :batch union all select statement_timestamp(), s.budget_id, s.period::text,"
-    f" s.resets_at, s.each_nano from ({STANDING}) s where s.api_key_id = :key"
-)
+_DRAWN = text(f"""
+select statement_timestamp() as at, id as budget_id, null as period, null as resets_at, null as each_nano
+from budgets where batch_id = :batch
+union all
+select statement_timestamp(), standing.budget_id, standing.period::text, standing.resets_at, standing.each_nano
+from ({STANDING}) standing where standing.api_key_id = :key
+""")  # noqa: S608
 # What batches of a higher priority are to find: what they are still expected to cost, and of their requests the
 # dearest worst case, without which the last one could not be sent. At most what their own budgets have left.
-_KEPT = text(
-    "select coalesce(sum(greatest(0, least(g.limit_nano - g.settled_nano,"
-    " greatest(b.floor_nano, coalesce(b.expected_cost_nano, 0) - g.settled_nano) + b.dearest_nano))), 0)::bigint"
-    " from batches b join budgets g on g.batch_id = b.id where b.api_key_id = :key and b.priority > :priority"
-    " and b.state = 'in_progress' and b.planned_at is not null and b.paused is null and b.expires_at > now()"
-    " and b.succeeded + b.failed < b.total - b.duplicates"
-)
+_KEPT_FOR_OTHERS = text("""
+select coalesce(sum(greatest(0, least(budgets.limit_nano - budgets.settled_nano,
+       greatest(batches.floor_nano, coalesce(batches.expected_cost_nano, 0) - budgets.settled_nano)
+       + batches.dearest_nano))), 0)::bigint
+from batches join budgets on budgets.batch_id = batches.id
+where batches.api_key_id = :key and batches.priority > :priority and batches.state = 'in_progress'
+  and batches.planned_at is not null and batches.paused is null and batches.expires_at > now()
+  and batches.succeeded + batches.failed < batches.total - batches.duplicates
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class KeyFunds:
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """The budgets of a claim chunk, locked. `at` is the moment whose periods they are."""
+    """The budgets of a claim, locked. `at` is the moment whose periods they are."""
 
     at: datetime
     own: Balance
@@ -102,7 +106,7 @@ def lock_funds(session: Session, plan: StoredPlan) -> Funds:
     balances = {b.budget_id: b for b in lock_budgets(session, [row.budget_id for row in rows])}
     own = next(balances[row.budget_id] for row in rows if row.period is None)
     limited = [Limited(balances[row.budget_id], row.period, row.resets_at, row.each_nano) for row in rows if row.period]
-    kept = _kept(session, plan) if limited else 0
+    kept = _kept_for_others(session, plan) if limited else 0
     return Funds(rows[0].at, own, KeyFunds(limited, kept))
 
 
@@ -110,5 +114,5 @@ def _drawn(session: Session, plan: StoredPlan) -> list[Row[Any]]:
     return list(session.execute(_DRAWN, {"batch": plan.batch_id, "key": plan.api_key_id}))
 
 
-def _kept(session: Session, plan: StoredPlan) -> int:
-    return int(session.scalar(_KEPT, {"key": plan.api_key_id, "priority": plan.priority}) or 0)
+def _kept_for_others(session: Session, plan: StoredPlan) -> int:
+    return int(session.scalar(_KEPT_FOR_OTHERS, {"key": plan.api_key_id, "priority": plan.priority}) or 0)

@@ -1,4 +1,4 @@
-"""The dispatch pump: claims chunks of requests, calls upstreams, settles what comes back, over all runnable batches.
+"""The dispatch pump: claims requests, calls upstreams, settles what comes back, over all runnable batches.
 
 One pump runs in one process's event loop for a stretch of `claim_s` seconds, then stops claiming, rings the doorbell
 for the next stretch and finishes what is in flight. Database work runs in threads; no transaction is held across a
@@ -95,16 +95,14 @@ class Pump:
         """Claim for a while, never without a settlement loop. Returns whether work may be left for the next stretch."""
         until = time.monotonic() + seconds
         idle_since: float | None = None
-        found, listed_at, claimed = list[Runnable](), 0.0, 0
+        listed, listed_at, claimed = list[Runnable](), 0.0, 0
         fresh_s = LIST_S * min(1.0, self._settings.dispatch.max_in_flight / ALL_SLOTS)
         while (now := time.monotonic()) < until and not self._stopping() and not settling.done():
             self._lease.check()
             if not claimed or now - listed_at > fresh_s:
-                found, listed_at = (
-                    await lease.run_while_leased(self._lease, lambda: runnable_batches(self._database)),
-                    now,
-                )
-            batches = [batch for batch in found if batch.batch_id not in self._left_out]
+                listed = await lease.run_while_leased(self._lease, lambda: runnable_batches(self._database))
+                listed_at = now
+            batches = [batch for batch in listed if batch.batch_id not in self._left_out]
             claimed = await self._claim_round(batches)
             if claimed:
                 idle_since = None
@@ -138,9 +136,8 @@ class Pump:
             if not waiting:
                 break
             batch = self._scheduler.next(waiting)
-            got = await self._claim(
-                batch, slots, QuarantineLimits.beside(sum(t.losses > 0 for t in self._calls.values()))
-            )
+            quarantined = sum(ticket.losses > 0 for ticket in self._calls.values())
+            got = await self._claim(batch, slots, QuarantineLimits.beside(quarantined))
             if got.tickets or got.answered:
                 claimed += len(got.tickets) + got.answered
                 self._scheduler.served(batch)
@@ -158,7 +155,7 @@ class Pump:
         return False
 
     async def _claim(self, batch: Runnable, slots: dict[str, int], quarantine: QuarantineLimits) -> Claim:
-        """Claim a claim chunk of a batch and send it. What goes wrong with one batch stays with it."""
+        """Claim a chunk of a batch's requests and send it. What goes wrong with one batch stays with it."""
         try:
             got = await lease.run_while_leased(
                 self._lease, lambda: self._claim_chunk(batch.batch_id, slots, quarantine)

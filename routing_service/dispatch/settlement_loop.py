@@ -82,12 +82,12 @@ class SettlementLoop:
             self._due.clear()
             while self._results:
                 chunk = self._chunk()
-                ripe, moved = await self._settle_chunk(chunk)
+                finishable, due = await self._settle_chunk(chunk)
                 self._drop(chunk)
                 self._arrived.set()
-                for batch_id in ripe:
+                for batch_id in finishable:
                     await asyncio.to_thread(self._publisher.publish, FinishDue(batch_id))
-                for batch_id in moved:
+                for batch_id in due:
                     await asyncio.to_thread(self._publisher.publish, PlanDue(batch_id))
 
     def _chunk(self) -> list[Result]:
@@ -113,14 +113,14 @@ class SettlementLoop:
             log.exception("%d results could not be settled, the first of attempt %d", len(chunk), chunk[0].attempt_id)
         if len(chunk) == 1:
             return [], []  # left to the sweep
-        ends = [await self._settle_chunk([result]) for result in chunk]
-        return [b for ripe, _ in ends for b in ripe], [b for _, moved in ends for b in moved]
+        settled = [await self._settle_chunk([result]) for result in chunk]
+        return [one for finishable, _ in settled for one in finishable], [one for _, due in settled for one in due]
 
     def _settle(self, results: list[Result]) -> tuple[list[str], list[str]]:
         """Settle. Returns the batches that may be finished, and those whose plan is to be cut anew."""
         with self._database.transaction() as session:
-            ripe = settle(session, results, self._policy, self._rng, self._models)
-            return ripe, take_due(session, sorted({result.batch_id for result in results}))
+            finishable = settle(session, results, self._policy, self._rng, self._models)
+            return finishable, take_due(session, sorted({result.batch_id for result in results}))
 
 
 def _size(result: Result) -> int:

@@ -47,7 +47,7 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
         resume_after_stops(session, settings)
         ingests = _stale_batches(session, "state = 'validating' and expires_at > now()", after_s)
         plans = _stale_batches(session, _ALL_SCORED, after_s) + _stale_batches(session, _PROBING, after_s)
-        finishes = _stale_batches(session, _RIPE, settings.sweep.interval_s)
+        finishes = _stale_batches(session, _FINISHABLE, settings.sweep.interval_s)
         finishes += _stale_batches(session, _TO_EXPLORE, settings.sweep.interval_s)
         ranges = _stale_ranges(session, after_s)
     for batch_id in ingests:
@@ -65,10 +65,10 @@ def sweep(database: Database, settings: Settings, publisher: Publisher) -> None:
 
 _ALL_SCORED = (
     "state = 'in_progress' and planned_at is null and not exists"
-    " (select from score_ranges r where r.batch_id = batches.id and r.done_at is null)"
+    " (select from score_ranges where score_ranges.batch_id = batches.id and done_at is null)"
 )
 _PROBING = "state = 'in_progress' and planned_at is not null and probes is not null and paused is null"
-_RIPE = (
+_FINISHABLE = (
     "state in ('cancelling', 'finalizing') or (state in ('validating', 'in_progress') and expires_at <= now())"
     " or (state = 'in_progress' and total > 0 and succeeded + failed >= total - duplicates)"
 )
@@ -81,9 +81,9 @@ def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
         # The lock keeps a pump that comes back from claiming (it takes a share lock on its row) while this goes on.
         pump = session.scalar(
             text(
-                "select id from pumps p where expires_at <= now() and exists (select from attempts a"
-                " where a.pump_id = p.id and a.state = 'started' and a.batch_id is not null) order by id limit 1"
-                " for update skip locked"
+                "select id from pumps where expires_at <= now() and exists (select from attempts"
+                " where attempts.pump_id = pumps.id and attempts.state = 'started' and attempts.batch_id is not null)"
+                " order by id limit 1 for update skip locked"
             )
         )
         if pump is None:
@@ -95,7 +95,12 @@ def _recover_chunk(database: Database, policy: RetryPolicy) -> bool:
             ),
             {"pump": pump, "limit": CHUNK},
         ).all()
-        results = [Result(r[0], r[1], r[2], Price(r[3], r[4], r[5]), LOST) for r in rows]
+        results = [
+            Result(
+                row.batch_id, row.line, row.id, Price(row.input_price, row.cached_input_price, row.output_price), LOST
+            )
+            for row in rows
+        ]
         settle(session, results, policy, random.Random())  # noqa: S311
         return bool(rows)
 
@@ -119,9 +124,11 @@ def _stale_batches(session: Session, condition: str, after_s: float) -> list[str
 def _stale_ranges(session: Session, after_s: float) -> list[tuple[str, int]]:
     rows = session.execute(
         text(
-            "update score_ranges s set announced_at = now() from batches b where b.id = s.batch_id"
-            " and b.state = 'in_progress' and coalesce(b.paused, 'client') = 'client' and s.done_at is null"
-            " and s.announced_at <= now() - make_interval(secs => :after) returning s.batch_id, s.first_line"
+            "update score_ranges set announced_at = now() from batches where batches.id = score_ranges.batch_id"
+            " and batches.state = 'in_progress' and coalesce(batches.paused, 'client') = 'client'"
+            " and score_ranges.done_at is null"
+            " and score_ranges.announced_at <= now() - make_interval(secs => :after)"
+            " returning score_ranges.batch_id, score_ranges.first_line"
         ),
         {"after": after_s},
     )

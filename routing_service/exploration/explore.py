@@ -3,11 +3,10 @@
 Only of lines that its plan has sent somewhere, and that were answered there by a call of their own. What the cheapest
 candidate answered, or one in the middle, goes to the dearest; what the dearest answered, to the cheapest.
 
-The draw of paired sampling: which lines the other model is asked for, too. Pure, and the same for the same seed.
-
-Every line that could be drawn has the same chance, and they come in random order: should money run out before the end,
-what was asked is still a random sample. How many are drawn follows from all of them together, never from those that
-happen to be drawn, so the chance is known: it is the propensity that is logged.
+`draw` chooses them. It is pure, and the same for the same seed. Every line that could be drawn has the same chance, and
+they come in random order: should money run out before the end, what was asked is still a random sample. How many are
+drawn follows from all of them together, never from those that happen to be drawn, so the chance is known: it is the
+propensity that is stored with the request.
 """
 
 from __future__ import annotations
@@ -34,13 +33,10 @@ from routing_service.scoring.ranking import Columns, expected_costs
 from routing_service.settings import Settings
 
 ROWS_AT_ONCE = 10_000
-
-_LINES = text(
-    "select line, model, input_bytes, output_cap, choices, max_cost_nano, cost_nano, pinned,"
-    " coalesce(expected_cost_nano[case when model = :dearest then 1 else :m end], -1) as expected"
-    " from requests where batch_id = :id and state = 'succeeded' and twin_of is null and pinned is null"
-    " and reason in ('plan', 'share', 'threshold', 'unscored', 'budget') and model = any(:models) order by line"
-)
+MOST_PAIRS = 20_000  # of a batch
+MOST_BYTES = 256_000_000  # of prompts that are read at once
+LARGEST_PART = 0.5  # of the money: a line that could cost more is not drawn from
+DEARER = 1.25  # what answers may cost over what is expected before money is short
 
 
 def explore(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> str | None:
@@ -88,15 +84,23 @@ def _other(batch: Batch, model: str | None) -> str:
     return batch.candidates[0] if model == batch.candidates[-1] else batch.candidates[-1]
 
 
+_LINES = text("""
+select line, model, input_bytes, output_cap, choices, max_cost_nano, cost_nano, pinned,
+       coalesce(expected_cost_nano[case when model = :dearest then 1 else :candidates end], -1) as expected
+from requests where batch_id = :id and state = 'succeeded' and twin_of is null and pinned is null
+  and reason in ('plan', 'share', 'threshold', 'unscored', 'budget') and model = any(:models) order by line
+""")
+
+
 def _population(session: Session, batch: Batch, settings: Settings, prices: PriceBook) -> Population:
     values = {
         "id": batch.id,
         "models": batch.candidates,
         "dearest": batch.candidates[-1],
-        "m": len(batch.candidates),
+        "candidates": len(batch.candidates),
     }
-    found = session.execute(_LINES.execution_options(yield_per=ROWS_AT_ONCE), values)
-    parts = [_part(batch, list(rows), settings, prices) for rows in found.partitions()]
+    result = session.execute(_LINES.execution_options(yield_per=ROWS_AT_ONCE), values)
+    parts = [_part(batch, list(rows), settings, prices) for rows in result.partitions()]
     line, expected, worst, size = np.concatenate([np.zeros((4, 0), dtype=np.int64), *parts], axis=1)
     return Population(line, expected, worst, size)
 
@@ -133,12 +137,6 @@ def _calls(session: Session, batch: Batch, sample: Sample) -> list[CompanionLine
         )
         for row in (rows[line] for line in sample.lines)
     ]
-
-
-MOST_PAIRS = 20_000  # of a batch
-MOST_BYTES = 256_000_000  # of prompts that are read at once
-LARGEST_PART = 0.5  # of the money: a line that could cost more is not drawn from
-DEARER = 1.25  # what answers may cost over what is expected before money is short
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,19 @@ from routing_service.openai_format.body import prompt_text
 
 ROWS_AT_ONCE = 500
 
-_PAIRS = text(
-    "select a.batch_id, a.line, a.custom_id, a.body, array[a.model, b.model] as models,"
-    " array[a.response, b.response] as responses, p.candidates, coalesce(b.propensity, 1) as propensity"
-    " from batches c join batches p on p.id = c.parent_id"
-    " join requests b on b.batch_id = c.id and b.state = 'succeeded'"
-    " join requests a on a.batch_id = p.id and a.line = b.source_line and a.state = 'succeeded'"
-    " where c.purpose = 'explore' and (cast(:batch as text) is null or c.parent_id = :batch)"
-    " and (cast(:since as timestamptz) is null or b.finished_at >= :since) order by c.created_at, c.id, b.line"
-)
+# `first`: the client's line; `second`: the companion's, which asked the other model.
+_PAIRS = text("""
+select first.batch_id, first.line, first.custom_id, first.body, array[first.model, second.model] as models,
+       array[first.response, second.response] as responses, parent.candidates,
+       coalesce(second.propensity, 1) as propensity
+from batches companion
+join batches parent on parent.id = companion.parent_id
+join requests second on second.batch_id = companion.id and second.state = 'succeeded'
+join requests first on first.batch_id = parent.id and first.line = second.source_line and first.state = 'succeeded'
+where companion.purpose = 'explore' and (cast(:batch as text) is null or companion.parent_id = :batch)
+  and (cast(:since as timestamptz) is null or second.finished_at >= :since)
+order by companion.created_at, companion.id, second.line
+""")
 
 
 @dataclass(frozen=True, slots=True)

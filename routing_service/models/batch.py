@@ -91,9 +91,7 @@ class Batch(Base):
     replan_at: Mapped[int] = mapped_column(server_default="0")  # so many finished requests make a new cut worthwhile
     drift_nano: Mapped[Nano] = mapped_column(server_default="0")  # settled less expected since the last cut
     cost_factors: Mapped[list[float] | None] = mapped_column(ARRAY(Double))  # settled / expected cost, by candidate
-    probes: Mapped[int | None] = mapped_column(
-        SmallInteger
-    )  # calls to each candidate that come first, see plans.probing
+    probes: Mapped[int | None] = mapped_column(SmallInteger)  # first calls to each candidate, see plans.probing
     reserve_ratio: Mapped[float | None] = mapped_column(Double)  # of the last line held back, see plans.holdback
     reserve_line: Mapped[int | None]
 

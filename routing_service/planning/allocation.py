@@ -59,9 +59,9 @@ class Ranking:
         """
         costs, qualities, lines = np.asarray(cost, np.int64), np.asarray(quality), np.asarray(line, np.int64)
         reached = steps(costs, qualities) if step is None else step
-        found = increments(reached, costs, qualities)
-        order = np.lexsort((lines[found.row], -found.ratio))
-        ranked = Increments(*(getattr(found, name)[order] for name in Increments.__slots__))
+        unranked = increments(reached, costs, qualities)
+        order = np.lexsort((lines[unranked.row], -unranked.ratio))
+        ranked = Increments(*(getattr(unranked, name)[order] for name in Increments.__slots__))
         if step is not None:
             ranked = replace(
                 ranked, extra=np.where(np.isposinf(ranked.ratio), ranked.extra, np.maximum(ranked.extra, 0))

@@ -62,20 +62,20 @@ def steps(cost: Ints, quality: npt.NDArray[np.floating], damping: Damping | None
     reached, however little it costs; one that is better and no dearer is reached at +inf.
     """
     n, m = cost.shape
-    found = np.full((n, m), NEVER)
-    found[:, 0] = np.inf
+    ratios = np.full((n, m), NEVER)
+    ratios[:, 0] = np.inf
     if m < 2:
-        return found
+        return ratios
     extra = np.maximum(cost[:, 1:] - cost[:, :1], 0).astype(np.float64) / NANO
     gain = 2.0 * (quality[:, 1:].astype(np.float64) - quality[:, :1])
     length = extra if damping is None else damping.lengths(extra)
     if m == 2:
-        found[:, 1] = np.where(gain[:, 0] > 0, _slopes(gain[:, 0], length[:, 0]), NEVER)
-        return found
-    return _hulls(found, length, gain)
+        ratios[:, 1] = np.where(gain[:, 0] > 0, _slopes(gain[:, 0], length[:, 0]), NEVER)
+        return ratios
+    return _hulls(ratios, length, gain)
 
 
-def _hulls(found: Floats, length: Floats, gain: Floats) -> Floats:
+def _hulls(ratios: Floats, length: Floats, gain: Floats) -> Floats:
     """All rows' hulls at once: points by length, those below the line between their neighbours taken off again."""
     n, others = length.shape
     order = np.lexsort((-gain, length), axis=1)
@@ -102,8 +102,8 @@ def _hulls(found: Floats, length: Floats, gain: Floats) -> Floats:
         model[better, top] = point[better] + 1
     for level in range(1, others + 1):
         on = np.flatnonzero(depth >= level)
-        found[on, model[on, level]] = slope[on, level]
-    return found
+        ratios[on, model[on, level]] = slope[on, level]
+    return ratios
 
 
 def _slopes(rise: Floats, run: Floats) -> Floats:

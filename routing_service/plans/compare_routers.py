@@ -57,13 +57,13 @@ def compare(
     Batches whose candidates are not all configured any more are left out, as are pinned lines and duplicates. What a
     router raises is the caller's.
     """
-    found = Difference()
+    difference = Difference()
     prices = price_book(settings)
     for batch, rows in _routed(database, settings, last):
         scores = _scores(database, batch, [row.line for row in rows], routers, advance)
         cost, chosen = _cost(rows), [_models(batch, rows, score, settings, prices) for score in scores]
-        _add(found, batch.candidates, cost, *chosen)
-    return found
+        _add(difference, batch.candidates, cost, *chosen)
+    return difference
 
 
 def _routed(database: Database, settings: Settings, last: int) -> Iterator[tuple[Batch, Sequence[Any]]]:
@@ -133,16 +133,19 @@ def _models(batch: Batch, rows: Sequence[Any], score: Floats, settings: Settings
     return cut_within(Ranking.of(cost, quality, lines, step), spent, batch).model
 
 
-def _add(found: Difference, candidates: Sequence[str], cost: Ints, a: Small, b: Small) -> None:
+def _add(difference: Difference, candidates: Sequence[str], cost: Ints, a: Small, b: Small) -> None:
     each = np.arange(len(cost))
-    found.requests += len(cost)
-    found.batches += 1
-    found.elsewhere += int((a != b).sum())
-    found.dearer += int((b > a).sum())
-    found.cost_nano = (found.cost_nano[0] + _total(cost[each, a]), found.cost_nano[1] + _total(cost[each, b]))
+    difference.requests += len(cost)
+    difference.batches += 1
+    difference.elsewhere += int((a != b).sum())
+    difference.dearer += int((b > a).sum())
+    difference.cost_nano = (
+        difference.cost_nano[0] + _total(cost[each, a]),
+        difference.cost_nano[1] + _total(cost[each, b]),
+    )
     for number, model in enumerate(candidates):
-        before = found.models.get(model, (0, 0))
-        found.models[model] = (before[0] + int((a == number).sum()), before[1] + int((b == number).sum()))
+        before = difference.models.get(model, (0, 0))
+        difference.models[model] = (before[0] + int((a == number).sum()), before[1] + int((b == number).sum()))
 
 
 def _total(cost: npt.NDArray[np.int64]) -> int:

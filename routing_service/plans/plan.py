@@ -64,11 +64,11 @@ def plan(database: Database, settings: Settings, prices: PriceBook, batch_id: st
         return True
 
 
-def _show(session: Session, batch: Batch, found: dict[str, Any]) -> None:
-    """Keep what the preview found. Requests stay as they are: a plan ranks them when it is made."""
+def _show(session: Session, batch: Batch, preview: dict[str, Any]) -> None:
+    """Store what the preview shows. Requests stay as they are: a plan ranks them when it is made."""
     if not still_in_progress(session, batch):
         return
-    batch.preview = found
+    batch.preview = preview
     batch.planned_at = session.scalars(select(func.clock_timestamp())).one()
     batch.paused, batch.paused_reason = APPROVAL, AWAITS_APPROVAL
 
@@ -116,14 +116,14 @@ def _damping(table: Scored, batch: Batch, settings: Settings, prices: PriceBook)
     by_prior = expected_costs(table.columns, batch.candidates, settings, prices)
     if np.array_equal(table.cost[routed], by_prior[routed]):
         return None
-    found = damping_of(table.cost[routed])
-    return found if found.power < 1 else None
+    damping = damping_of(table.cost[routed])
+    return damping if damping.power < 1 else None
 
 
 def _ranked(table: Scored, batch: Batch, damping: Damping | None, settings: Settings, prices: PriceBook) -> Floats:
     """The steps of a batch that is planned now, shape (n, m). A pair's stored ratios are plain: gain per dollar."""
-    found = table.steps(batch.candidates, batch.options.get("mode", "plan"), damping, settings, prices)
+    step = table.steps(batch.candidates, batch.options.get("mode", "plan"), damping, settings, prices)
     if damping is not None and len(batch.candidates) == 2:
         # What a cap forbids, what gains nothing and what is pinned stays where it is.
-        found[:, 1] = np.where(np.isfinite(table.ratio), steps(table.cost, table.quality, damping)[:, 1], table.ratio)
-    return found
+        step[:, 1] = np.where(np.isfinite(table.ratio), steps(table.cost, table.quality, damping)[:, 1], table.ratio)
+    return step

@@ -1,9 +1,8 @@
-"""What a preview shows: what a batch would cost and gain at a ladder of budgets, found once, when it is planned.
+"""Previews: what a batch would cost and gain at a ladder of budgets, shown before anything is spent.
 
-The ladder is made by the very cut that the batch will be planned with, from the same scores. It is kept on the batch
-as JSON: whoever asks for it reads one row, however many requests there are. Money in nano-dollars.
-
-How a client sees the plan that a preview found.
+`find_preview` makes the ladder once, when the batch is planned: by the very cut that the batch will be planned with,
+from the same scores. It is stored on the batch as JSON, money in nano-dollars, so that whoever asks for it reads one
+row, however many requests there are. `plan_object` is how a client sees it.
 """
 
 from __future__ import annotations
@@ -53,8 +52,9 @@ def find_preview(
 
     def rungs(budgets: list[int]) -> list[dict[str, Any]]:
         """At these budgets of the batch."""
-        found = frontier(ranking, std, [budget - aside for budget in budgets], at, served)
-        return [_shown(rung, batch.candidates, pinned, int(table.answers.sum()), aside) for rung in found]
+        total = int(table.answers.sum())
+        plans = frontier(ranking, std, [budget - aside for budget in budgets], at, served)
+        return [_shown(rung, batch.candidates, pinned, total, aside) for rung in plans]
 
     chosen = rungs([limit_nano] if limit_nano >= least else [])
     enough = _enough(rungs([_round_up(budget + aside) for budget in ladder(ranking, at)]), margin)
@@ -149,7 +149,7 @@ def plan_object(session: Session, api_key_id: str, batch_id: str) -> tuple[dict[
         "unscored": batch.unscored,
         "unscored_reason": batch.unscored_reason,
         "budget_usd": format_usd(limit) if limit else None,
-        **_found(batch.preview, limit),
+        **_preview(batch.preview, limit),
     }, not pending
 
 
@@ -163,7 +163,7 @@ def _status(batch: Batch) -> str:
     return {"pending": "scoring"}.get(state := plan_state(batch) or "", state)
 
 
-def _found(preview: dict[str, Any], limit_nano: int) -> dict[str, Any]:
+def _preview(preview: dict[str, Any], limit_nano: int) -> dict[str, Any]:
     if not preview:
         return {}
     return {

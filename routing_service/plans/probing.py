@@ -39,7 +39,7 @@ class Probing:
     """How far a batch's probes are, by candidate."""
 
     wanted: int
-    flying: Mapping[str, int]
+    in_flight: Mapping[str, int]
     answered: Mapping[str, int]
 
     @classmethod
@@ -51,26 +51,27 @@ class Probing:
             " group by model"
         )
         rows = {row[0]: (row[1], row[2]) for row in session.execute(query, {"id": batch_id})}
-        flying = {model: rows.get(model, (0, 0))[0] for model in candidates}
-        return cls(wanted, flying, {model: rows.get(model, (0, 0))[1] for model in candidates})
+        in_flight = {model: rows.get(model, (0, 0))[0] for model in candidates}
+        return cls(wanted, in_flight, {model: rows.get(model, (0, 0))[1] for model in candidates})
 
     def within(self, slots: Mapping[str, int]) -> dict[str, int]:
         """The slots that probing leaves; what is not a candidate is not held back."""
-        room = {m: max(0, self.wanted - self.flying[m] - self.answered[m]) for m in self.flying}
+        room = {m: max(0, self.wanted - self.in_flight[m] - self.answered[m]) for m in self.in_flight}
         return {model: min(free, room.get(model, free)) for model, free in slots.items()}
 
     def ready(self) -> bool:
         """Whether a cut is worthwhile: no probe that is still needed is in flight."""
-        return any(self.answered.values()) and all(self._knows(m) or not self.flying[m] for m in self.flying)
+        return any(self.answered.values()) and all(self._knows(m) or not self.in_flight[m] for m in self.in_flight)
 
     def over(self) -> bool:
-        return all(map(self._knows, self.flying))
+        """Whether enough of every candidate's probes are answered."""
+        return all(map(self._knows, self.in_flight))
 
     def in_vain(self, slots: Mapping[str, int], barred: Set[str] = frozenset(), *, cut: bool) -> bool:
         """Whether nothing was sent though it could have been, so that no answer will ever come. `barred`: models that
         nothing is sent to, whose answers are not waited for. `cut`: the batch was cut anew by the answers there are."""
-        could = all(slots.get(m, 0) > 0 for m in self.flying if not self._knows(m) and m not in barred)
-        return could and not any(self.flying.values()) and (cut or not any(self.answered.values()))
+        could = all(slots.get(m, 0) > 0 for m in self.in_flight if not self._knows(m) and m not in barred)
+        return could and not any(self.in_flight.values()) and (cut or not any(self.answered.values()))
 
     def _knows(self, model: str) -> bool:
         return self.answered[model] >= ANSWERED * self.wanted

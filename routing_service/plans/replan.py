@@ -86,13 +86,13 @@ class _Sent:
     """What is known of a batch's requests that were answered or are in flight.
 
     `factors`: by candidate, what its answers cost over what they were expected to; `answers`: on how many that rests.
-    `flying_nano`: what the calls in flight will probably cost, by that. `gain`: what their being sent where they were
-    sent is expected to gain.
+    `in_flight_nano`: what the calls in flight will probably cost, by that. `gain`: what their being sent where they
+    were sent is expected to gain.
     """
 
     factors: dict[str, float]
     answers: dict[str, int]
-    flying_nano: int
+    in_flight_nano: int
     gain: float
 
 
@@ -113,9 +113,9 @@ def _sent(session: Session, batch: Batch) -> _Sent:
     factors = {row.model: _factor(row) for row in answered if row.expected}  # what is free says nothing
     others = sum(factors.values()) / len(factors) if factors else 1.0
     factors = {model: factors.get(model, others) for model in batch.candidates}
-    flying = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")
+    in_flight = sum(float(row.expected) * factors.get(row.model, 1.0) for row in rows if row.state == "dispatching")
     answers = {row.model: row.requests for row in answered}
-    return _Sent(factors, answers, int(flying), sum(row.gain or 0.0 for row in rows))
+    return _Sent(factors, answers, int(in_flight), sum(row.gain or 0.0 for row in rows))
 
 
 def _factor(row: Any) -> float:
@@ -135,7 +135,7 @@ class _Spent:
 def _spent(session: Session, batch: Batch, sent: _Sent) -> _Spent:
     query = text("select limit_nano, settled_nano from budgets where batch_id = :id")
     limit, settled = session.execute(query, {"id": batch.id}).one()
-    spent = settled + sent.flying_nano
+    spent = settled + sent.in_flight_nano
     return _Spent(spent, limit - spent)
 
 
@@ -157,5 +157,5 @@ def _floor_factor(table: Scored, sent: _Sent, settings: Settings) -> float:
 def _own_factors(table: Scored, factors: dict[str, float], settings: Settings) -> Floats:
     """Of the model that each request's floor counts, shape (n,)."""
     by_model = np.array([factors.get(key, 1.0) for key in ("", *settings.models)])
-    found: Floats = by_model[table.model]
-    return found
+    factors_of_rows: Floats = by_model[table.model]
+    return factors_of_rows

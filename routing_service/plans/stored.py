@@ -1,6 +1,6 @@
-"""The scored requests of a batch as arrays, read for its plan.
+"""The scored requests of a batch as arrays, and the plan that its mode makes of them.
 
-The cut of a batch: which plan its mode makes of ranked requests and of what may be spent.
+`read_scored` reads a million requests in a second. `cut` ranks them and cuts where the batch's mode and budget say.
 """
 
 from __future__ import annotations
@@ -71,13 +71,12 @@ class Scored:
         m = len(candidates)
         if m > 2 and mode in BY_COST:
             may = allowed(self.columns, candidates, settings, prices)
-            found = steps(self.cost, np.where(may, self.quality, NEVER), damping)
-        else:
-            found = np.full((len(self), m), NEVER)
-            found[:, 0] = np.inf
-            if m > 1:
-                found[:, -1] = self.ratio
-        return found
+            return steps(self.cost, np.where(may, self.quality, NEVER), damping)
+        step = np.full((len(self), m), NEVER)
+        step[:, 0] = np.inf
+        if m > 1:
+            step[:, -1] = self.ratio
+        return step
 
     def largest_worst_case(self, settings: Settings, prices: PriceBook) -> int:
         """The most that one request can cost at the model that the floor counts for it."""

@@ -1,11 +1,16 @@
-"""Circuits: a model whose upstream refuses us, or fails call after call, is left alone until it answers a trial.
+"""The circuit breaker: a model whose upstream refuses us, or fails call after call, is left alone until it answers.
 
-`refused`: an upstream answered 401 or 403, which the operator has to mend. `failing`: FAILURES calls in a row came to
-nothing, of whichever pump. While a circuit is open nothing is claimed for its model but a trial, one call from time to
-time; any answer closes it. A circuit belongs to a model as it is configured: with another address, name or key it has
-another one, which is closed. The state is a row that all pumps share, locked after everything else.
+A circuit opens for one of two causes. `refused`: the upstream answered 401 or 403, which the operator has to mend.
+`failing`: FAILURES calls in a row came to nothing, of whichever pump. While it is open nothing is claimed for its model
+but a trial, one call from time to time; any answer closes it. A circuit belongs to a model as it is configured: with
+another address, name or key it has another one, which is closed.
 
-Stopped models: one that was billed above its bounds gets nothing more until they are corrected.
+No library does this. Theirs guard a function in the memory of one process. This one is a row that all pumps share and
+that outlives them; it is asked before requests are claimed, so that none waits with its money reserved; and it moves in
+the transaction that settles the calls, where the death of a worker, the refusal of one request and the refusal of us
+are told apart. The row is locked after everything else.
+
+Stopped models are another matter: one that was billed above its bounds gets nothing more until they are corrected.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ FAILURES = 10  # in a row, each within ten minutes of the one before
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
+class TrialDelays:
     """Seconds before each trial: drawn with full jitter from a range that doubles. `least_s`: never less."""
 
     least_s: float
@@ -37,16 +42,16 @@ class Pauses:
     most_s: float
 
     def draw(self, trials: int, rng: random.Random) -> float:
-        """The pause after so many trials."""
+        """The delay after so many trials."""
         return rng.uniform(self.least_s, min(self.most_s, self.first_s * 2 ** min(trials, 30)))
 
 
-PAUSES = {CircuitCause.REFUSED: Pauses(30, 60, 600), CircuitCause.FAILING: Pauses(0, 1, 60)}
+TRIAL_DELAYS = {CircuitCause.REFUSED: TrialDelays(30, 60, 600), CircuitCause.FAILING: TrialDelays(0, 1, 60)}
 
 
 @dataclass(frozen=True, slots=True)
 class Circuits:
-    """The open circuits, by model; `is_due`: it is time for a trial."""
+    """The open circuits, by model. `is_due` of a row: it is time for a trial (the circuit is half open)."""
 
     open: Mapping[str, Row[Any]] = field(default_factory=dict)
 
@@ -80,16 +85,16 @@ class Circuits:
         return {model: min(free, least.get(model, free)) for model, free in slots.items()}
 
     def schedule_trials(self, session: Session, models: set[str], rng: random.Random) -> None:
-        """Calls to these models were claimed: where they are trials, the next one comes after a pause."""
+        """Calls to these models were claimed: where they are trials, the next one comes after a delay."""
         for model in sorted(self.on_trial & models):
             row = self.open[model]
-            pause_s = PAUSES[CircuitCause(row.cause)].draw(row.trials + 1, rng)
+            delay_s = TRIAL_DELAYS[CircuitCause(row.cause)].draw(row.trials + 1, rng)
             session.execute(
                 text(
                     "update model_circuits set trials = trials + 1, trial_at = now() + make_interval(secs => :s)"
                     " where model = :model and upstream = :upstream and cause is not null"
                 ),
-                {"model": model, "upstream": row.upstream, "s": pause_s},
+                {"model": model, "upstream": row.upstream, "s": delay_s},
             )
 
 
@@ -154,7 +159,7 @@ _READ = text(
 _WRITE = text(
     "update model_circuits set failures = :failures, failed_at = case when :failed then now() else failed_at end,"
     " cause = cast(:cause as circuit_cause), opened_at = case when :opens then now() when :open then opened_at end,"
-    " trial_at = case when :opens then now() + make_interval(secs => :pause) when :open then trial_at end,"
+    " trial_at = case when :opens then now() + make_interval(secs => :delay) when :open then trial_at end,"
     " trials = case when :open and not :opens then trials else 0 end,"
     " status_code = case when :failed then :status else status_code end,"
     " message = case when :failed then :message else message end,"
@@ -187,7 +192,7 @@ def _move(session: Session, model: str, upstream: str, calls: Sequence[Call], rn
             "cause": cause,
             "open": cause is not None,
             "opens": cause is not None and cause is not was,
-            "pause": PAUSES[cause].draw(0, rng) if cause else 0.0,
+            "delay": TRIAL_DELAYS[cause].draw(0, rng) if cause else 0.0,
             "status": outcome.status_code if outcome else None,
             "message": outcome.error_message if outcome else None,
             "fine": fine,
@@ -224,5 +229,5 @@ def _tell(model: str, was: str | None, cause: CircuitCause | None, outcome: Outc
 
 def stopped_models(session: Session, settings: Settings) -> set[str]:
     """Models that were billed above the bounds they still have: nothing they do is bounded, so nothing is sent."""
-    found = session.execute(text("select distinct model, bounds from attempts where cost_nano > reserved_nano"))
-    return {model for model, bounds in found if model in settings.models and settings.models[model].bounds == bounds}
+    rows = session.execute(text("select distinct model, bounds from attempts where cost_nano > reserved_nano"))
+    return {model for model, bounds in rows if model in settings.models and settings.models[model].bounds == bounds}

@@ -86,7 +86,12 @@ STOPPED = Outcome(
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The one retry policy: exponential backoff with full jitter, never sooner than the upstream asks."""
+    """The one retry policy: exponential backoff with full jitter, never sooner than the upstream asks.
+
+    No library does it (tenacity, backoff, the SDK's own): theirs wait in the process that made the call. Here a retry
+    is a request that waits in the database, is claimed by any pump when its time has come, and reserves money anew. So
+    there is one owner of retries, and nothing beneath it tries again by itself.
+    """
 
     max_attempts: int
     base_s: float
@@ -101,6 +106,7 @@ class RetryPolicy:
         return outcome.retry and attempt < self.max_attempts
 
     def delay_s(self, outcome: Outcome, attempt: int, rng: random.Random) -> float:
+        """Seconds to wait after attempt number `attempt` (from 1)."""
         ceiling = min(self.max_s, self.base_s * 2 ** (attempt - 1))
         wait = rng.uniform(0, ceiling)
         asked = outcome.retry_after_s

@@ -48,7 +48,7 @@ class World:
     database: Database
     batch_id: str
     pumps: list[lease.Lease]
-    flying: list[tuple[int, Ticket]] = field(default_factory=list)
+    in_flight: list[tuple[int, Ticket]] = field(default_factory=list)
     billed: int = 0
 
     def claim(self, pump: int, slots: dict[str, int]) -> None:
@@ -56,18 +56,18 @@ class World:
             session.execute(text("update requests set not_before = null where not_before is not null"))
             # As if the operator corrected the bounds of a model each time that it was billed above them.
             session.execute(text("update attempts set bounds = '' where cost_nano > reserved_nano"))
-            alone = None if any(owner == pump for owner, _ in self.flying) else ISOLATED
-            for limits in (alone, None):
+            isolated = None if any(owner == pump for owner, _ in self.in_flight) else ISOLATED
+            for limits in (isolated, None):
                 got = claim(session, SETTINGS, PRICES, self.pumps[pump].pump_id, self.batch_id, slots, limits)
                 if got.tickets:
                     break
         for model in MODELS:
             assert sum(t.model == model for t in got.tickets) <= slots[model]
-        self.flying += [(pump, ticket) for ticket in got.tickets]
+        self.in_flight += [(pump, ticket) for ticket in got.tickets]
 
     def settle(self, kinds: list[str]) -> None:
         """Answer the calls that are longest in flight, all in one transaction."""
-        done = [(self.flying.pop(0)[1], kind) for kind in kinds if self.flying]
+        done = [(self.in_flight.pop(0)[1], kind) for kind in kinds if self.in_flight]
         results = [t.result(self._outcome(kind, t)) for t, kind in done]
         with self.database.transaction() as session:
             settle(session, results, POLICY, random.Random(0))
@@ -88,9 +88,9 @@ class World:
         """The pump dies with its calls in flight; their results come too late. Another takes its place."""
         lease.close_lease(self.database, self.pumps[pump])
         sweep(self.database, SETTINGS, FakePublisher())
-        mine = [ticket for owner, ticket in self.flying if owner == pump]
+        mine = [ticket for owner, ticket in self.in_flight if owner == pump]
         self.billed += sum(ticket.reserved_nano for ticket in mine)
-        self.flying = [(owner, ticket) for owner, ticket in self.flying if owner != pump]
+        self.in_flight = [(owner, ticket) for owner, ticket in self.in_flight if owner != pump]
         self.pumps[pump] = lease.open_lease(self.database, 60)
         late = [t.result(unsent("late")) for t in mine]
         with self.database.transaction() as session:
@@ -112,7 +112,7 @@ class World:
             assert ledger.verify(session) == []
         assert (row.succeeded, row.failed) == (row.answered, row.unanswered)
         assert row.floor_nano == row.floor
-        assert row.reserved_nano == row.held == sum(ticket.reserved_nano for _, ticket in self.flying)
+        assert row.reserved_nano == row.held == sum(ticket.reserved_nano for _, ticket in self.in_flight)
         assert self.billed <= row.charged
         return str(row.state)
 
@@ -120,7 +120,7 @@ class World:
         """Let everything come to its end, without faults."""
         for _ in range(200):
             self.claim(0, {"weak": 4, "strong": 4})
-            self.settle(["usage"] * len(self.flying))
+            self.settle(["usage"] * len(self.in_flight))
             finish(self.database, self.batch_id)
             state = self.check()
             if BatchState(state) not in (BatchState.IN_PROGRESS, BatchState.FINALIZING, BatchState.CANCELLING):

@@ -69,8 +69,8 @@ def closed_attempt(database: Database, batch_id: str) -> Closed:
         assert ledger.verify(session) == []
         row = session.execute(
             text(
-                "select a.state::text, e.kind::text, e.basis::text, a.error_code, a.reserved_nano"
-                " from attempts a join ledger_entries e on e.attempt_id = a.id and e.kind <> 'reserve'"
+                "select attempts.state::text, entry.kind::text, entry.basis::text, error_code, reserved_nano"
+                " from attempts join ledger_entries entry on entry.attempt_id = attempts.id and entry.kind <> 'reserve'"
             )
         ).one()
         state, kind, basis, error, reserved = row

@@ -1,4 +1,4 @@
-"""The rules of politeness for one model, as a pure step: state, report and time give a new state and a reply.
+"""The limiter's rules for one model, as a pure step: state, report and time give a new state and a reply.
 
 exchange.lua is the same step inside Redis, on the state that all pumps share; here it is what a pump does by itself
 when Redis is away. A test holds one against the other. All times are seconds.

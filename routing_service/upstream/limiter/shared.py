@@ -55,8 +55,8 @@ class SharedLimits:
         keys = [f"routebatch:limits:{model}" for model in reports]
         values = [orjson.dumps(list(reports.values())), _FIXED]
         try:
-            found = orjson.loads(await self._script(keys, values if now is None else [*values, repr(now)]))
-            return {model: Reply(int(granted), *rest) for model, (granted, *rest) in zip(reports, found, strict=True)}
+            replies = orjson.loads(await self._script(keys, values if now is None else [*values, repr(now)]))
+            return {model: Reply(int(granted), *rest) for model, (granted, *rest) in zip(reports, replies, strict=True)}
         except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
             raise AwayError(type(error).__name__) from None
 

@@ -52,21 +52,21 @@ def run_out(database: Database, settings: Settings, batch_id: str, usage: Answer
     """Dispatch the planned batch until nothing is left to claim, with so many calls in flight a model."""
     pump = lease.open_lease(database, 3600)
     settled = Answered(database, settings, usage)
-    flying: deque[Ticket] = deque()
+    open_tickets: deque[Ticket] = deque()
     idle = False
     while True:
-        slots = {key: in_flight - sum(t.model == key for t in flying) for key in settings.models}
+        slots = {key: in_flight - sum(t.model == key for t in open_tickets) for key in settings.models}
         got = claimed(database, settings, pump.pump_id, batch_id, slots)
-        flying += got
-        if not flying:
+        open_tickets += got
+        if not open_tickets:
             if idle:
                 return
             idle = True  # what a claim in vain has changed shows in the next one
             continue
         idle = False
-        if got and len(flying) < in_flight:
+        if got and len(open_tickets) < in_flight:
             continue
-        for moved in settled([flying.popleft() for _ in range(min(SETTLED_AT_ONCE, len(flying)))]):
+        for moved in settled([open_tickets.popleft() for _ in range(min(SETTLED_AT_ONCE, len(open_tickets)))]):
             replan(database, settings, price_book(settings), moved)
 
 

@@ -30,7 +30,9 @@ def stage(database: Database) -> Stage:
 @contextmanager
 def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
-        circuit_breaker, "PAUSES", dict.fromkeys(circuit_breaker.PAUSES, circuit_breaker.Pauses(0, 1e-6, 1e-6))
+        circuit_breaker,
+        "TRIAL_DELAYS",
+        dict.fromkeys(circuit_breaker.TRIAL_DELAYS, circuit_breaker.TrialDelays(0, 1e-6, 1e-6)),
     )
     yield
 
@@ -60,8 +62,8 @@ def test_other_batches_and_lines_pinned_to_other_models_go_on(stage: Stage) -> N
     other = stage.plan(*cheap(5))
     stage.script = {"refusing": {"strong": (401, WITHDRAWN)}}
     stage.pump()
-    found = stage.rows("select batch_id, state::text, count(*) from requests group by 1, 2")
-    assert set(found) == {(mixed, "succeeded", 11), (mixed, "scored", 70), (other, "succeeded", 5)}
+    counts = stage.rows("select batch_id, state::text, count(*) from requests group by 1, 2")
+    assert set(counts) == {(mixed, "succeeded", 11), (mixed, "scored", 70), (other, "succeeded", 5)}
     assert dict(stage.rows("select id, paused from batches")) == {mixed: "model_refused", other: None}
 
 
@@ -203,9 +205,9 @@ def test_lines_that_always_fail_end_in_spite_of_the_circuit(stage: Stage, monkey
     assert stage.rows("select distinct error_code, attempts from requests") == [("connection_error", 3)]
 
 
-def test_pauses_between_trials_are_jittered_and_bounded() -> None:
+def test_delays_between_trials_are_jittered_and_bounded() -> None:
     rng = random.Random(0)
-    for pauses in circuit_breaker.PAUSES.values():
+    for delays in circuit_breaker.TRIAL_DELAYS.values():
         for trials in range(40):
-            drawn = [pauses.draw(trials, rng) for _ in range(50)]
-            assert pauses.least_s <= min(drawn) < max(drawn) <= min(pauses.most_s, pauses.first_s * 2**trials)
+            drawn = [delays.draw(trials, rng) for _ in range(50)]
+            assert delays.least_s <= min(drawn) < max(drawn) <= min(delays.most_s, delays.first_s * 2**trials)

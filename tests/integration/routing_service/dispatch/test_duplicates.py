@@ -94,10 +94,10 @@ def test_what_is_sent_and_its_terms_decide_what_is_a_duplicate(database: Databas
         line(9, "a", routing={"model": "strong", "max_cost_usd": 1}),
         line(10, "a ", 0),
     ]
-    found = duplicates_of(database, same + other)
-    assert found[:2] == [None, 1]
-    assert found[3] == 1
-    assert found[4:] == [None] * 6
+    firsts = duplicates_of(database, same + other)
+    assert firsts[:2] == [None, 1]
+    assert firsts[3] == 1
+    assert firsts[4:] == [None] * 6
 
 
 @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ def test_a_continuation_asks_an_unanswered_prompt_once_and_answers_all_its_lines
         assert sum(model["answered"] for model in sandbox.stats()["models"].values()) == 12
     assert (batch_of(database, first).failed % 4, batch_of(database, second).duplicates % 3) == (0, 0)
     assert batch_of(database, first).failed == batch_of(database, second).succeeded > 0
-    found = sorted(json.loads(row)["custom_id"] for text in answers for row in text.splitlines())
-    assert found == sorted(f"c-{n}" for n in range(1, 49))
+    custom_ids = sorted(json.loads(row)["custom_id"] for text in answers for row in text.splitlines())
+    assert custom_ids == sorted(f"c-{n}" for n in range(1, 49))
 
 
 def world(database: Database, batch_id: str) -> World:

@@ -110,9 +110,9 @@ def test_redis_gone_or_emptied_at_every_step_is_made_up_for_by_the_sweep(databas
         settings = settings.model_copy(update={"sweep": quick})
         batch_id = new_batch(database, 30)
         for _ in range(20):
-            found = FakePublisher()
-            sweep(database, settings, found)
-            work(database, settings, DeafPublisher(found.events))
+            announced = FakePublisher()
+            sweep(database, settings, announced)
+            work(database, settings, DeafPublisher(announced.events))
             if batch_of(database, batch_id).state == "completed":
                 break
         assert sandbox.billed_nano() == budget_of(database, batch_id).settled_nano

@@ -28,7 +28,7 @@ def asked(stage: Stage) -> list[str]:
 
 
 def assert_sound(stage: Stage) -> None:
-    sums = "select floor_nano, reserved_nano from batches b join budgets g on g.batch_id = b.id"
+    sums = "select floor_nano, reserved_nano from batches join budgets on budgets.batch_id = batches.id"
     assert stage.rows(sums) == [(0, 0)]
     with stage.database.transaction() as session:
         assert ledger.verify(session) == []

@@ -38,28 +38,28 @@ class DyingPump:
     database: Database
     batch_id: str
     poison: set[int]
-    flying: list[Ticket] = field(default_factory=list)
+    in_flight: list[Ticket] = field(default_factory=list)
     deaths: int = 0
 
     def __post_init__(self) -> None:
         self.held = lease.open_lease(self.database, 600)
 
-    def fly(self, chunks: int) -> int:
+    def send_round(self, chunks: int) -> int:
         """One round. Returns how many it had in flight."""
-        self.flying = self._claim(ISOLATED)
-        for _ in range(0 if self.flying else chunks):
-            limits = QuarantineLimits.beside(sum(ticket.losses > 0 for ticket in self.flying))
-            self.flying += self._claim(limits)
-        if any(ticket.line in self.poison for ticket in self.flying):
+        self.in_flight = self._claim(ISOLATED)
+        for _ in range(0 if self.in_flight else chunks):
+            limits = QuarantineLimits.beside(sum(ticket.losses > 0 for ticket in self.in_flight))
+            self.in_flight += self._claim(limits)
+        if any(ticket.line in self.poison for ticket in self.in_flight):
             self.deaths += 1
             lease.close_lease(self.database, self.held)
             sweep(self.database, SETTINGS, FakePublisher())
             self.held = lease.open_lease(self.database, 600)
         else:
-            results = [t.result(FINE) for t in self.flying]
+            results = [t.result(FINE) for t in self.in_flight]
             with self.database.transaction() as session:
                 settle(session, results, RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
-        return len(self.flying)
+        return len(self.in_flight)
 
     def _claim(self, limits: QuarantineLimits) -> list[Ticket]:
         with self.database.transaction() as session:
@@ -88,8 +88,8 @@ def test_what_kills_its_worker_fails_after_three_deaths_and_nothing_else_does(
         patch.setattr(quarantine, "MOST_QUARANTINED", 3)
         pumps = [DyingPump(database, batch_id, poison) for _ in range(2)]
         for which, chunks in rounds:
-            pumps[which].fly(chunks)
-        while sum(pump.fly(4) for pump in pumps):
+            pumps[which].send_round(chunks)
+        while sum(pump.send_round(4) for pump in pumps):
             pass
     with database.transaction() as session:
         query = text(
@@ -106,22 +106,22 @@ def test_what_kills_its_worker_fails_after_three_deaths_and_nothing_else_does(
     assert sum(pump.deaths for pump in pumps) <= 3 * len(poison)
 
 
-def test_a_death_in_a_crowd_does_not_make_the_crowd_fly_alone(database: Database) -> None:
+def test_a_death_in_a_crowd_does_not_isolate_the_crowd(database: Database) -> None:
     """The first to be claimed kills a pump that has 25 requests in flight: it takes few rounds to end them all."""
     batch_id = plan(database, 25)
     pump = DyingPump(database, batch_id, {25})
     rounds = 1
-    while pump.fly(7):
+    while pump.send_round(7):
         rounds += 1
     assert pump.deaths == 3
     assert rounds <= 3 + quarantine.MOST_QUARANTINED + 4
 
 
-def test_requests_that_were_never_lost_go_on_beside_suspects(database: Database) -> None:
+def test_requests_that_were_never_lost_go_on_beside_quarantined_ones(database: Database) -> None:
     batch_id = plan(database, 60)
     with database.transaction() as session:
         session.execute(text("update requests set losses = 1 where line > 20"))
     pump = DyingPump(database, batch_id, set())
-    pump.fly(20)
-    assert sum(ticket.losses == 1 for ticket in pump.flying) == quarantine.MOST_QUARANTINED
-    assert sum(ticket.losses == 0 for ticket in pump.flying) == 20
+    pump.send_round(20)
+    assert sum(ticket.losses == 1 for ticket in pump.in_flight) == quarantine.MOST_QUARANTINED
+    assert sum(ticket.losses == 0 for ticket in pump.in_flight) == 20

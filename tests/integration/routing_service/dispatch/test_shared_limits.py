@@ -112,11 +112,11 @@ def test_redis_keeps_to_the_pure_rules(broker_url: str, steps: list[tuple[float,
         now = START
         for gap, report in steps:
             now += gap
-            found = (await shared.exchange({"weak": report}, now))["weak"]
+            reply = (await shared.exchange({"weak": report}, now))["weak"]
             expected = exchange(state, report, now)
-            assert found.granted == expected.granted
+            assert reply.granted == expected.granted
             for name in ("wait_s", "held_s", "limit", "requests_per_minute", "tokens_per_minute"):
-                assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-5, rel=1e-9), name
+                assert getattr(reply, name) == pytest.approx(getattr(expected, name), abs=1e-5, rel=1e-9), name
 
     with_limits(broker_url, work)
 

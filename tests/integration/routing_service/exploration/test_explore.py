@@ -69,15 +69,15 @@ def test_a_sample_of_the_lines_is_asked_of_the_other_model(api: Api, client: Ope
     Stage(api.database).pump()
     assert finish(api.database, companion)
 
-    found = pairs(api.database, batch_id=batch_id)
-    assert len(found) == len({pair.line for pair in found}) == 16
-    assert {(p.batch_id, p.strong, p.weak, p.strong_answer, p.weak_answer) for p in found} == {
+    answers = pairs(api.database, batch_id=batch_id)
+    assert len(answers) == len({pair.line for pair in answers}) == 16
+    assert {(p.batch_id, p.strong, p.weak, p.strong_answer, p.weak_answer) for p in answers} == {
         (batch_id, "strong", "weak", "4", "4")
     }
-    assert all(pair.custom_id == f"request-{pair.line}" for pair in found)
-    assert all(pair.prompt == f"What is {pair.line} times 7?" for pair in found)
-    assert {round(pair.propensity, 6) for pair in found} == {0.4}
-    assert [pair.line for pair in found] != sorted(pair.line for pair in found)
+    assert all(pair.custom_id == f"request-{pair.line}" for pair in answers)
+    assert all(pair.prompt == f"What is {pair.line} times 7?" for pair in answers)
+    assert {round(pair.propensity, 6) for pair in answers} == {0.4}
+    assert [pair.line for pair in answers] != sorted(pair.line for pair in answers)
     with api.database.transaction() as session:
         query = select(Decision.reason, Decision.propensity).where(Decision.batch_id == companion)
         assert {(str(reason), round(p, 6)) for reason, p in session.execute(query)} == {("explore", 0.4)}
@@ -198,13 +198,13 @@ def test_a_top_up_goes_to_the_batch_itself(api: Api, client: OpenAI) -> None:
 
 def test_a_plan_shows_whole_budgets_and_its_approval_sets_a_part_aside(api: Api, client: OpenAI) -> None:
     batch_id = ready_plan(api, client, budget_usd="0.25", explore_share=0.1)
-    found = get(client, f"/batches/{batch_id}/plan")
-    assert found["budget_usd"] == found["chosen"]["budget_usd"] == "0.25"
+    shown = get(client, f"/batches/{batch_id}/plan")
+    assert shown["budget_usd"] == shown["chosen"]["budget_usd"] == "0.25"
     plain = get(client, f"/batches/{ready_plan(api, client, budget_usd='0.25')}/plan")
-    assert float(found["least_budget_usd"]) == pytest.approx(float(plain["least_budget_usd"]) / 0.95, abs=2e-6)
-    assert found["chosen"]["expected_cost_usd"] < plain["chosen"]["expected_cost_usd"]
-    post(client, f"/batches/{batch_id}/approve", {"budget_usd": found["least_budget_usd"]})
-    least = round(float(found["least_budget_usd"]) * 1e9)
+    assert float(shown["least_budget_usd"]) == pytest.approx(float(plain["least_budget_usd"]) / 0.95, abs=2e-6)
+    assert shown["chosen"]["expected_cost_usd"] < plain["chosen"]["expected_cost_usd"]
+    post(client, f"/batches/{batch_id}/approve", {"budget_usd": shown["least_budget_usd"]})
+    least = round(float(shown["least_budget_usd"]) * 1e9)
     own = budget_of(api.database, batch_id).limit_nano
     assert own + batch_of(api.database, batch_id).explore_nano == least
     assert own == pytest.approx(0.95 * least, abs=1)

@@ -30,9 +30,9 @@ class KeyWorld:
     worlds: list[World]
 
     def claim(self, which: int, slots: dict[str, int]) -> None:
-        before = len(self.worlds[which].flying)
+        before = len(self.worlds[which].in_flight)
         self.worlds[which].claim(0, slots)
-        if len(self.worlds[which].flying) == before:
+        if len(self.worlds[which].in_flight) == before:
             return
         with self.database.transaction() as session:
             for budget in standing(session, self.key_id):

@@ -81,7 +81,7 @@ def test_the_sums_hold_whatever_happens(
         getattr(world, str(name))(*arguments)
         world.check()
     assert world.drain() in ("completed", "cancelled", "expired", "paused")
-    assert not world.flying
+    assert not world.in_flight
     for held in world.pumps:
         lease.close_lease(database, held)
 

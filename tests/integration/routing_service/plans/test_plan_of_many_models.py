@@ -70,8 +70,8 @@ def claimed(database: Database, batch_id: str) -> dict[int, str]:
             text("insert into pumps (host, pid, expires_at) values ('h', 1, now() + interval '1 hour') returning id")
         )
         assert pump_id is not None
-        found = claim(session, SETTINGS, price_book(SETTINGS), pump_id, batch_id, dict.fromkeys(CANDIDATES, 500))
-    return {ticket.line: ticket.model for ticket in found.tickets}
+        result = claim(session, SETTINGS, price_book(SETTINGS), pump_id, batch_id, dict.fromkeys(CANDIDATES, 500))
+    return {ticket.line: ticket.model for ticket in result.tickets}
 
 
 def test_every_claimed_request_goes_to_the_model_that_the_plan_chose(database: Database) -> None:
@@ -84,10 +84,10 @@ def test_every_claimed_request_goes_to_the_model_that_the_plan_chose(database: D
     models = ranking.within(int(batch.expected_cost_nano or 0)).model
     with database.transaction() as session:
         session.execute(text("update batches set probes = null, reserve_ratio = null, reserve_line = null"))
-    found = claimed(database, batch_id)
-    assert len(found) > 30
-    assert len(set(found.values())) == 3
-    assert found == {line: CANDIDATES[models[line - 1]] for line in found}
+    models_by_line = claimed(database, batch_id)
+    assert len(models_by_line) > 30
+    assert len(set(models_by_line.values())) == 3
+    assert models_by_line == {line: CANDIDATES[models[line - 1]] for line in models_by_line}
 
 
 def test_a_line_that_cannot_afford_the_strong_model_still_gets_the_middle_one(database: Database) -> None:

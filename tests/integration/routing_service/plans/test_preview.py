@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from sqlalchemy import select, text
 
 from routing_service.batches.lifecycle import cancel
@@ -157,7 +158,7 @@ def test_the_interval_rests_on_the_routers_own_deviations(database: Database) ->
     assert all(row.std == pytest.approx([0, np.sqrt(1 / 12) / 2]) for row in rows_of(database, batch_id))
     rung = preview_of(database, batch_id)["ladder"][-1]
     spread = 2 * np.sqrt(1 / 12) / 2
-    error = 1.645 * np.sqrt(0.1 * (60 * spread) ** 2 + 0.9 * 60 * spread**2 + 0.35 * 60) / 60
+    error = ndtri(0.95) * np.sqrt(0.1 * (60 * spread) ** 2 + 0.9 * 60 * spread**2 + 0.35 * 60) / 60
     assert rung["gain"] - rung["low"] == pytest.approx(error)
     assert all(row.std is None for row in rows_of(database, planned_batch(database, 5, SETTINGS)))
 

@@ -114,8 +114,8 @@ def test_answers_without_content_are_no_answers_to_probes(database: Database) ->
     empty = Outcome(AttemptState.SUCCEEDED, EntryBasis.ESTIMATED, status_code=200, error_code="empty_answer")
     with database.transaction() as session:
         settle(session, [t.result(empty) for t in tickets], RetryPolicy.of(SETTINGS.dispatch), random.Random(0))
-        found = Probing.of(session, batch_id, ["weak", "strong"], 5)
-    assert set(found.answered.values()) == set(found.flying.values()) == {0}
+        probing = Probing.of(session, batch_id, ["weak", "strong"], 5)
+    assert set(probing.answered.values()) == set(probing.in_flight.values()) == {0}
 
 
 def test_a_lost_message_of_probes_is_sent_again_by_the_sweep(database: Database) -> None:

@@ -20,21 +20,21 @@ def batches_of(by_key: list[int], priority: int = 5) -> list[Runnable]:
 
 
 def serve(scheduler: FairScheduler, batches: list[Runnable], *, claim_chunk: int = 1) -> Runnable:
-    found = scheduler.next(batches)
-    scheduler.served(found)
+    batch = scheduler.next(batches)
+    scheduler.served(batch)
     for _ in range(claim_chunk):
-        scheduler.sent(found)
-    return found
+        scheduler.sent(batch)
+    return batch
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 40))
 def test_keys_share_what_is_in_flight_equally_however_many_batches_they_have(by_key: list[int], slots: int) -> None:
     scheduler, batches = FairScheduler(), batches_of(by_key)
-    flying = deque(serve(scheduler, batches) for _ in range(slots))
+    in_flight = deque(serve(scheduler, batches) for _ in range(slots))
     for _ in range(3 * slots):
-        scheduler.ended(flying.popleft())
-        flying.append(serve(scheduler, batches))
-        shares = Counter(batch.api_key_id for batch in flying)
+        scheduler.ended(in_flight.popleft())
+        in_flight.append(serve(scheduler, batches))
+        shares = Counter(batch.api_key_id for batch in in_flight)
         assert max(shares.values()) - min(shares[b.api_key_id] for b in batches) <= 1
 
 
@@ -57,13 +57,13 @@ def test_where_nothing_stays_in_flight_it_goes_round() -> None:
 
 def test_who_comes_late_is_served_next_and_does_not_make_up_for_the_past() -> None:
     scheduler, first = FairScheduler(), batches_of([1])
-    flying = deque(serve(scheduler, first) for _ in range(4))
+    in_flight = deque(serve(scheduler, first) for _ in range(4))
     both = [*first, Runnable("batch_late", "key_late", 5, START + timedelta(9), True)]
     served = []
     for _ in range(6):
-        scheduler.ended(flying.popleft())
-        flying.append(serve(scheduler, both))
-        served.append(flying[-1].batch_id)
+        scheduler.ended(in_flight.popleft())
+        in_flight.append(serve(scheduler, both))
+        served.append(in_flight[-1].batch_id)
     assert served == ["batch_late", "batch_late", "batch_0", "batch_0", "batch_late", "batch_late"]
 
 
