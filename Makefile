@@ -13,6 +13,9 @@ hand_over UV_DEFAULT_INDEX "$$(pip_option index-url)"; \
 hand_over SSL_CERT_FILE "$$(pip_option cert)"
 endef
 
+# A stack and its tests start dozens of processes: what they import is compiled once, whatever the caller's habit.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo demo-learning test check bench format lock clean
 .DEFAULT_GOAL := setup
 
