@@ -16,7 +16,7 @@ endef
 # A stack and its tests start dozens of processes: what they import is compiled once, whatever the caller's habit.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo demo-learning test check bench format lock clean
+.PHONY: setup demo demo-learning test check docs bench format lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -49,6 +49,10 @@ check: setup
 	$(BIN)/lint-imports
 
 # Lists the benchmarks, and runs the one of large files, which needs no data.
+# The pages of docs/ that are written by a program.
+docs: setup
+	$(BIN)/python -m cli.reference > docs/reference/cli.md
+
 bench: setup
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.dispatch.scale

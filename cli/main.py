@@ -13,58 +13,67 @@ import click
 
 from cli.errors import in_one_line
 
-# name -> (module, attribute, help shown by `routebatch --help`)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    # client commands: HTTP with a key
-    "submit": ("cli.batch.submit", "submit", "Submit a file of prompts under a budget."),
-    "plan": ("cli.batch.plan", "plan", "Show what a file would cost and gain at a ladder of budgets."),
-    "status": ("cli.batch.manage", "status", "Show one batch."),
-    "watch": ("cli.batch.manage", "watch", "Follow a batch until it ends."),
-    "results": ("cli.batch.manage", "results", "Write a batch's results to a file."),
-    "list": ("cli.batch.manage", "list_batches", "List your batches."),
-    "pause": ("cli.batch.manage", "pause", "Let a batch stand still."),
-    "resume": ("cli.batch.manage", "resume", "Let a paused batch go on."),
-    "cancel": ("cli.batch.manage", "cancel", "Cancel a batch."),
-    "retry": ("cli.batch.extend", "retry", "Ask again what a batch left unanswered."),
-    "top-up": ("cli.batch.extend", "top_up", "Add dollars to a batch's budget."),
-    "feedback": ("cli.batch.feedback", "feedback", "Say how good an answer was."),
-    # operator commands: the database
-    "up": ("cli.operate.stack", "up", "Run the whole stack on this machine."),
-    "down": ("cli.operate.stack", "down", "Stop the stack of a state directory."),
-    "doctor": ("cli.operate.stack", "doctor", "Say what is installed, configured and running."),
-    "keys": ("cli.operate.keys", "keys", "Create, list and revoke API keys."),
-    "budgets": ("cli.operate.budgets", "budgets", "Limit what a key's batches may spend."),
-    "models": ("cli.operate.models", "models", "Models that cannot be used now."),
-    "ledger": ("cli.operate.ledger", "ledger", "Check the money ledger."),
-    "grade": ("cli.learn.grade", "grade", "Hold a batch's answers against gold answers."),
-    "judge": ("cli.learn.judge", "judge", "Let a model judge a batch's answers."),
-    "comparisons": ("cli.learn.comparisons", "comparisons", "Collect preferences: import, export, count."),
-    "routers": (
-        "cli.routers.versions",
-        "routers",
-        "Router versions: list, show, register, promote, roll back, compare.",
-    ),
-    "prune": ("cli.operate.prune", "prune", "Remove old uploads."),
-    "report": ("cli.operate.report", "report", "Cost reports."),
-    # routers: files on this machine
-    "train": ("cli.routers.train", "train", "Fit a router on labelled prompts."),
-    "refit": ("cli.learn.refit", "refit", "Fit routers on the database's comparisons, and promote a better one."),
-    "refits": ("cli.learn.refit", "refits", "List the last re-fits and what came of them."),
-    "score": ("cli.routers.score", "score", "Score a file of prompts with a router."),
-    "evaluate": ("cli.evaluate.evaluate", "evaluate", "Measure routers on evaluation sets, side by side."),
-    "similarity": ("cli.evaluate.similarity", "similarity", "Say how alike two sets of prompts are."),
-    "calibrate": ("cli.routers.calibrate", "calibrate", "Find the threshold for a wanted share of strong answers."),
-    "explain": ("cli.routers.explain", "explain", "Say why a router estimates what it does of a prompt."),
-    "import-router": (
-        "cli.routers.import_router",
-        "import_router",
-        "Make a router of weights that RouteLLM published.",
-    ),
-    # processes and tools
-    "api": ("cli.operate.serve", "api", "Run the HTTP API."),
-    "migrate": ("cli.operate.serve", "migrate", "Bring the database's schema up to date."),
-    "sandbox": ("cli.operate.sandbox", "sandbox", "Run a simulated OpenAI-compatible upstream."),
+# by group: name -> (module, attribute, help shown by `routebatch --help`)
+GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Batches, over HTTP with an API key": {
+        "submit": ("cli.batch.submit", "submit", "Submit a file of prompts under a budget."),
+        "plan": ("cli.batch.plan", "plan", "Show what a file would cost and gain at several budgets."),
+        "status": ("cli.batch.manage", "status", "Show one batch."),
+        "watch": ("cli.batch.manage", "watch", "Follow a batch until it ends."),
+        "results": ("cli.batch.manage", "results", "Write a batch's results to a file."),
+        "list": ("cli.batch.manage", "list_batches", "List your batches."),
+        "pause": ("cli.batch.manage", "pause", "Pause a batch."),
+        "resume": ("cli.batch.manage", "resume", "Resume a paused batch."),
+        "cancel": ("cli.batch.manage", "cancel", "Cancel a batch."),
+        "retry": ("cli.batch.extend", "retry", "Ask again the requests that a batch left unanswered."),
+        "top-up": ("cli.batch.extend", "top_up", "Add dollars to a batch's budget."),
+        "feedback": ("cli.batch.feedback", "feedback", "Rate an answer."),
+    },
+    "Operation, on the database of a stack": {
+        "up": ("cli.operate.stack", "up", "Start the whole stack on this machine."),
+        "down": ("cli.operate.stack", "down", "Stop the stack on this machine."),
+        "doctor": ("cli.operate.stack", "doctor", "Check what is installed, configured and running."),
+        "keys": ("cli.operate.keys", "keys", "Create, list and revoke API keys."),
+        "budgets": ("cli.operate.budgets", "budgets", "Limit what the batches of an API key may spend."),
+        "models": ("cli.operate.models", "models", "Show models that cannot be used now, and reset them."),
+        "ledger": ("cli.operate.ledger", "ledger", "Check the ledger, alone or against a provider's bill."),
+        "grade": ("cli.learn.grade", "grade", "Grade a batch's answers by gold answers."),
+        "judge": ("cli.learn.judge", "judge", "Have a model judge a batch's answers."),
+        "comparisons": ("cli.learn.comparisons", "comparisons", "Import, export and count comparisons of answers."),
+        "routers": (
+            "cli.routers.versions",
+            "routers",
+            "List, show, register, promote, roll back and compare router versions.",
+        ),
+        "prune": ("cli.operate.prune", "prune", "Remove old uploaded files."),
+        "report": ("cli.operate.report", "report", "Report what was spent and saved."),
+    },
+    "Routers, from files or the database": {
+        "train": ("cli.routers.train", "train", "Fit a router on comparisons of answers."),
+        "refit": ("cli.learn.refit", "refit", "Fit routers on the database's comparisons; promote a better one."),
+        "refits": ("cli.learn.refit", "refits", "List the last re-fits and their outcomes."),
+        "score": ("cli.routers.score", "score", "Score a file of prompts with a router."),
+        "evaluate": ("cli.evaluate.evaluate", "evaluate", "Compare routers on evaluation sets."),
+        "similarity": ("cli.evaluate.similarity", "similarity", "Measure how similar two sets of prompts are."),
+        "calibrate": (
+            "cli.routers.calibrate",
+            "calibrate",
+            "Find the threshold that sends a wanted share to the strong model.",
+        ),
+        "explain": ("cli.routers.explain", "explain", "Explain a router's estimate for a prompt."),
+        "import-router": (
+            "cli.routers.import_router",
+            "import_router",
+            "Import a router that RouteLLM published.",
+        ),
+    },
+    "Single processes": {
+        "api": ("cli.operate.serve", "api", "Run the HTTP API server."),
+        "migrate": ("cli.operate.serve", "migrate", "Migrate the database's schema."),
+        "sandbox": ("cli.operate.sandbox", "sandbox", "Run a simulated OpenAI-compatible upstream."),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 # what only routers with an encoder or a language model need
 MODELS = {"accelerate", "gguf", "onnx", "onnxruntime", "peft", "tokenizers", "torch", "transformers"}
@@ -101,8 +110,9 @@ class LazyGroup(click.Group):
             ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, _, text) in group.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -48,7 +48,7 @@ def retry(
     url: str | None,
     api_key: str | None,
 ) -> None:
-    """Ask again what a completed batch left unanswered.
+    """Ask again the requests that a completed batch left unanswered.
 
     Prints the id of the continuation: a batch of exactly those lines; or with --wait its summary. `routebatch results
     --all` has the answers of both.

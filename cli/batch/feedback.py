@@ -30,7 +30,7 @@ def feedback(
     url: str | None,
     api_key: str | None,
 ) -> None:
-    """Say how good the answer to one of your requests was; routers learn from it.
+    """Rate the answer to one of your requests; routers learn from it.
 
     REQUEST is the id of a line of an output file (batch_req_...), or with --batch its custom_id. Give one of --thumbs,
     --score and --preferred. What you say later replaces what you said before.

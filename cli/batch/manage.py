@@ -113,7 +113,7 @@ def _row(batch: Batch) -> tuple[str, ...]:
 @json_option
 @connection_options
 def pause(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
-    """Let a batch stand still: nothing more of it is sent, until it is resumed.
+    """Pause a batch: nothing more of it is sent until it is resumed.
 
     Calls in flight come back and are paid. Its completion window runs on.
     """
@@ -126,7 +126,7 @@ def pause(batch_id: str, as_json: bool, url: str | None, api_key: str | None) ->
 @json_option
 @connection_options
 def resume(batch_id: str, as_json: bool, url: str | None, api_key: str | None) -> None:
-    """Let a batch go on that was paused by `routebatch pause`."""
+    """Resume a batch that was paused by `routebatch pause`."""
     with connected(url, api_key) as api:
         _show(api.resume(batch_id), as_json)
 

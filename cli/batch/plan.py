@@ -24,9 +24,11 @@ TOO_SMALL = 3
 
 @click.command(epilog=CODES)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
-@click.option("--budget", type=Usd(), help="Show this budget's plan, too.")
-@click.option("--id", "plan_id", metavar="ID", help="Instead of FILE: a plan that was made before.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw gain against dollars, as a PNG.")
+@click.option("--budget", type=Usd(), help="Show the plan of this budget, too.")
+@click.option("--id", "plan_id", metavar="ID", help="Instead of FILE: show a plan that was made before.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw gain against dollars into this PNG file."
+)
 @batch_options
 @json_option
 @connection_options

@@ -29,35 +29,50 @@ _OPTIONS = (
     click.option(
         "--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name."
     ),
-    click.option("--mode", type=click.Choice(MODES), help="How requests are shared out. Default: plan."),
-    click.option("--strong-share", type=click.FloatRange(0, 1), help="Of mode share: the share to the strong model."),
+    click.option("--mode", type=click.Choice(MODES), help="How models are chosen for requests. Default: plan."),
+    click.option(
+        "--strong-share",
+        type=click.FloatRange(0, 1),
+        help="With --mode share: the share of requests that goes to the strong model.",
+    ),
     click.option(
         "--target-quality",
         type=click.FloatRange(0, 1),
-        help="Of mode target_quality: the share of the expected gap between weak and strong, at the least cost.",
+        help="With --mode target_quality: reach this share of the gap between weak and strong, at the least cost.",
     ),
-    click.option("--threshold", type=click.FloatRange(0, 1), help="Of mode threshold: the least win rate for strong."),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        help="With --mode threshold: the least win rate that sends a request to the strong model.",
+    ),
     click.option("--router", help="The router to score with. Default: the server's."),
     click.option(
-        "--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when it is spent. Default: stop."
+        "--on-budget", type=click.Choice(["stop", "wait"]), help="What to do when the budget is spent. Default: stop."
     ),
     click.option(
         "--on-failure",
         type=click.Choice(["fail", "fallback"]),
-        help="What to do with a request that its model does not answer: ask another. Default: fail.",
+        help="What to do where a model does not answer: fail the request, or ask another model. Default: fail.",
     ),
-    click.option("--priority", type=click.IntRange(0, 9), help="9 goes first. Default: 5."),
+    click.option(
+        "--priority", type=click.IntRange(0, 9), help="From 0 to 9; batches of a higher priority go first. Default: 5."
+    ),
     click.option(
         "--dedupe",
         type=click.Choice(["off", "deterministic", "batch", "key"]),
-        help="Which duplicate prompts are asked once. Default: deterministic, those of temperature 0.",
+        help="Which duplicate requests are asked only once. Default: deterministic, those of temperature 0.",
     ),
     click.option(
         "--explore-share",
         type=click.FloatRange(0, 1),
-        help="Of the lines, at random, ask the other model too, within the budget; routers learn of it.",
+        help="Ask the other model for this share of the lines, too, drawn at random; routers learn from the pairs.",
     ),
-    click.option("--completion-window", default="24h", show_default=True, help="Such as 2h or 7d; then it expires."),
+    click.option(
+        "--completion-window",
+        default="24h",
+        show_default=True,
+        help="How long the batch may take, such as 2h or 7d; then it expires.",
+    ),
 )
 
 
@@ -121,7 +136,9 @@ def _status(text: str) -> Iterator[None]:
 
 @click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 stopped by the budget (with --wait).")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
-@click.option("--budget", type=Usd(), help="Never spend more. Needed unless the server has a default.")
+@click.option(
+    "--budget", type=Usd(), help="Never spend more than these dollars. Needed unless the server has a default."
+)
 @click.option("--plan", "plan_id", metavar="ID", help="Instead of FILE: run what `routebatch plan` has shown.")
 @click.option("--wait", is_flag=True, help="Follow the batch to its end.")
 @save_options

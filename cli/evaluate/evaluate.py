@@ -45,7 +45,14 @@ class Data(click.ParamType[Path | str]):
     metavar="DIR|NAME",
     help="A directory that `train` wrote, a router's name or version; may be repeated. Default: the configured one.",
 )
-@click.option("--benchmark", "names", type=click.Choice(SETS), multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--benchmark",
+    "names",
+    type=click.Choice(SETS),
+    multiple=True,
+    required=True,
+    help="An evaluation set; may be given repeatedly.",
+)
 @click.option(
     "--data",
     type=Data(),
@@ -85,7 +92,9 @@ class Data(click.ParamType[Path | str]):
 )
 @seed_option("The seed of the resampling that gives the intervals.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="A directory for the pictures, as PNG.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="One file with tables and pictures.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write tables and pictures into this one HTML file."
+)
 @json_option
 @database_options
 def evaluate(

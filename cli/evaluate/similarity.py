@@ -20,7 +20,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 @data_option
 @json_option
 def similarity(prompts: str, others: str, encoder: str | None, data: Path | None, as_json: bool) -> None:
-    """Say how alike two sets of prompts are: the mean, over the prompts of A, of the cosine to the nearest one of B.
+    """Measure how similar two sets of prompts are: the mean, over A, of the cosine to the nearest one of B.
 
     A and B are files that `submit` or `train` takes, or evaluation sets (mmlu, gsm8k, mt-bench) with --data. With A an
     evaluation set and B training data, it tells whether a router that was fitted on B knows the like of A.

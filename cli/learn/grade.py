@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @json_option
 @database_options
 def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """Hold the answers of a batch against gold answers: mean quality by model and of the whole batch.
+    """Grade the answers of a batch by gold answers: mean quality by model and of the whole batch.
 
     Requests that both models have answered (paired sampling) become golden comparisons, which routers are trained on;
     grading again replaces them. Graders of your own stand in the configuration, as [learning.graders.NAME].

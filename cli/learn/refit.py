@@ -18,8 +18,14 @@ TRIGGERS = ("schedule", "comparisons", "drift", "manual")
 
 
 @click.command(epilog="Exit codes: 0 promoted, refused or unchanged; 1 failed, or another one runs; 2 usage.")
-@click.option("--dry-run", is_flag=True, help="Fit and compare, and keep nothing.")
-@click.option("--trigger", type=click.Choice(TRIGGERS), default="manual", show_default=True, help="What to record.")
+@click.option("--dry-run", is_flag=True, help="Fit and compare routers, and keep nothing.")
+@click.option(
+    "--trigger",
+    type=click.Choice(TRIGGERS),
+    default="manual",
+    show_default=True,
+    help="What the record names as the cause.",
+)
 @json_option
 @database_options
 def refit(dry_run: bool, trigger: str, as_json: bool, state_dir: Path | None) -> None:
@@ -44,7 +50,9 @@ def refit(dry_run: bool, trigger: str, as_json: bool, state_dir: Path | None) ->
 
 
 @click.command()
-@click.option("--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option(
+    "--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Show so many of the newest."
+)
 @json_option
 @database_options
 def refits(last: int, as_json: bool, state_dir: Path | None) -> None:

@@ -58,7 +58,7 @@ def set_(key: str, per: str, limit: str, as_json: bool, state_dir: Path | None) 
 @budgets.command("top-up")
 @click.argument("key", metavar="KEY")
 @per_option
-@click.option("--add", type=Usd(), required=True, help="Dollars.")
+@click.option("--add", type=Usd(), required=True, help="Dollars to add.")
 @json_option
 @database_options
 def top_up(key: str, per: str, add: str, as_json: bool, state_dir: Path | None) -> None:

@@ -21,7 +21,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whom or what the key is for.")
+@click.option("--name", required=True, help="Say whom or what the key is for.")
 @json_option
 @database_options
 def create(name: str, as_json: bool, state_dir: Path | None) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def ledger() -> None:
-    """Check the money ledger, and hold an upstream's account against it."""
+    """Check the ledger of the money, alone or against an upstream's account."""
 
 
 @ledger.command()

@@ -24,9 +24,13 @@ def _age(context: click.Context, option: click.Parameter, value: str) -> timedel
 
 @click.command()
 @click.option(
-    "--older-than", callback=_age, required=True, metavar="AGE", help="12h, 30d, 8w: since they were uploaded."
+    "--older-than",
+    callback=_age,
+    required=True,
+    metavar="AGE",
+    help="Remove files uploaded longer ago than this, such as 12h, 30d or 8w.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
 @database_options
 def prune(older_than: timedelta, dry_run: bool, as_json: bool, state_dir: Path | None) -> None:

@@ -23,7 +23,7 @@ WIDE = {"parent_id"}  # for CSV and JSON only
 
 @click.group()
 def report() -> None:
-    """Reports from the database: costs, and predicted output lengths."""
+    """Report what was spent and saved, and how well output lengths are predicted."""
 
 
 @report.command()

@@ -52,7 +52,7 @@ def api(host: str | None, port: int | None) -> None:
 @json_option
 @database_options
 def migrate(as_json: bool, state_dir: Path | None) -> None:
-    """Bring the database's schema up to date. Safe to run at any time, from several hosts at once."""
+    """Migrate the database's schema to this version. Safe to run at any time, from several hosts at once."""
 
     from cli.output import print_json
     from migrations.runner import revisions, upgrade

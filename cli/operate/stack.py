@@ -40,7 +40,7 @@ port_type = click.IntRange(0, 65535)
 @click.option("--detach", is_flag=True, help="Return once everything is ready; stop it with `routebatch down`.")
 @json_option
 def up(state_dir: Path | None, config: Path | None, port: int, flower_port: int, detach: bool, as_json: bool) -> None:
-    """Run the whole stack on this machine: servers, API, workers, Flower.
+    """Start the whole stack on this machine: servers, API, workers, Flower.
 
     Without --detach it stays until Ctrl-C or SIGTERM and then stops everything in order. With --json the last line
     printed before that is {"api_url": ..., "api_key": ..., "flower_url": ...}.
@@ -95,7 +95,7 @@ def _lives(process: subprocess.Popen[bytes]) -> bool:
 @stack_option
 @json_option
 def down(state_dir: Path | None, as_json: bool) -> None:
-    """Stop the stack of a state directory, in order. Its data stays."""
+    """Stop the stack of a state directory, process by process. Its data stays."""
     from deploy.layout import StateDir
     from deploy.stack import down as stop
 
@@ -112,7 +112,7 @@ def down(state_dir: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def doctor(state_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """Say what is installed, configured and running. Exits with 1 if something needed is broken."""
+    """Check what is installed, configured and running. Exits with 1 if something needed is broken."""
     from deploy.doctor import examine
     from deploy.layout import StateDir
 

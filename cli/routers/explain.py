@@ -20,7 +20,7 @@ MAX_CELL = 100  # characters of a text in a table
 @click.option("--prompt", required=True, help="The prompt; - reads it from stdin, whole.")
 @json_option
 def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
-    """Say why a router estimates what it estimates of a prompt.
+    """Explain a router's estimate for a prompt.
 
     What is shown depends on the router: the terms and features that moved the estimate, the nearest comparisons it was
     fitted on and their outcomes, or the parts of the prompt without which it would be another.

@@ -40,7 +40,7 @@ class Kind(click.ParamType[str]):
 )
 @json_option
 def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
-    """Make an artifact of the weights that RouteLLM published.
+    """Import a router that RouteLLM published: its weights become an artifact.
 
     KIND is matrix_factorization (mf), bert or causal_llm; PATH the directory of the checkpoint as the hub gives it,
     downloaded before: nothing is fetched here, and nothing in it is executed.

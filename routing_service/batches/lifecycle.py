@@ -24,7 +24,7 @@ _OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
 
 
 def pause(database: Database, api_key_id: str, batch_id: str) -> None:
-    """Let a batch stand still. One that its client has paused already stays so.
+    """Pause a batch. One that its client has paused already stays so.
 
     Raises NotFoundError for a batch that is not the key's own; ConflictError for one that is ending or has ended
     (`batch_not_pausable`), or is a plan that waits to be approved (`plan_not_approved`).
