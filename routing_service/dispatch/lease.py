@@ -52,10 +52,10 @@ def open_lease(database: Database, seconds: float) -> Lease:
     with database.transaction() as session:
         pump_id = session.scalar(
             text(
-                "insert into pumps (host, pid, expires_at) values (:host, :pid, now() + make_interval(secs => :s))"
-                " returning id"
+                "insert into pumps (host, pid, expires_at)"
+                " values (:host, :pid, now() + make_interval(secs => :seconds)) returning id"
             ),
-            {"host": socket.gethostname(), "pid": os.getpid(), "s": seconds},
+            {"host": socket.gethostname(), "pid": os.getpid(), "seconds": seconds},
         )
         assert pump_id is not None
         return Lease(pump_id, seconds, asked + seconds, _share(session, pump_id))
@@ -67,10 +67,10 @@ def renew_lease(database: Database, lease: Lease) -> None:
     with database.transaction() as session:
         renewed = session.scalar(
             text(
-                "update pumps set expires_at = now() + make_interval(secs => :s)"
+                "update pumps set expires_at = now() + make_interval(secs => :seconds)"
                 " where id = :id and expires_at > now() returning id"
             ),
-            {"s": lease.seconds, "id": lease.pump_id},
+            {"seconds": lease.seconds, "id": lease.pump_id},
         )
         lease.held_until = asked + lease.seconds if renewed is not None else 0.0
         lease.share = _share(session, lease.pump_id)

@@ -91,10 +91,10 @@ class Circuits:
             delay_s = TRIAL_DELAYS[CircuitCause(row.cause)].draw(row.trials + 1, rng)
             session.execute(
                 text(
-                    "update model_circuits set trials = trials + 1, trial_at = now() + make_interval(secs => :s)"
+                    "update model_circuits set trials = trials + 1, trial_at = now() + make_interval(secs => :delay_s)"
                     " where model = :model and upstream = :upstream and cause is not null"
                 ),
-                {"model": model, "upstream": row.upstream, "s": delay_s},
+                {"model": model, "upstream": row.upstream, "delay_s": delay_s},
             )
 
 

@@ -52,7 +52,7 @@ def make_planned_batch(
     """A batch in progress with every request scored, of the key given or one of its own; returns its id."""
     unique = secrets.token_hex(8)
     now = session.scalar(text("select now()"))
-    expires = session.scalar(text("select now() + make_interval(secs => :s)"), {"s": expires_in_s})
+    expires = session.scalar(text("select now() + make_interval(secs => :seconds)"), {"seconds": expires_in_s})
     assert now is not None
     assert expires is not None
     if key_id is None:

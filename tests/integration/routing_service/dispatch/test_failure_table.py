@@ -4,10 +4,10 @@
 | --- | --- |
 | 429, 5xx, timeout, reset, truncated or malformed JSON, empty choices | test_what_fails_for_a_while_... |
 | 400, 404, 413, content filter | test_what_is_refused_... |
-| 401, 403 | test_circuits |
+| 401, 403 | test_circuit_breaker |
 | an upstream that hangs | test_an_upstream_that_hangs_..., test_connecting_..., test_an_answer_that_... |
 | SIGTERM, SIGKILL, Redis gone or emptied, Postgres restarted, a wrong clock | test_failure_table_of_hosts |
-| a poison request | test_suspects, tests/e2e/test_poison |
+| a poison request | test_quarantine, tests/e2e/test_poison |
 | fallback | test_fallback |
 """
 

@@ -35,19 +35,21 @@ def _end(database: Database, batch_id: str, *, succeeded: int, failed: int) -> N
     with database.transaction() as session:
         session.execute(
             text(
-                "update requests set finished_at = now(), state = cast(case when line <= :s then 'succeeded'"
-                " else 'failed' end as request_state), response = '{}', status_code = case when line <= :s then 200"
-                " else 500 end, model = 'weak', error_code = 'e', error_message = 'm'"
-                " where batch_id = :id and line <= :s + :f"
+                "update requests set finished_at = now(), state = cast(case when line <= :succeeded then 'succeeded'"
+                " else 'failed' end as request_state), response = '{}',"
+                " status_code = case when line <= :succeeded then 200 else 500 end,"
+                " model = 'weak', error_code = 'e', error_message = 'm'"
+                " where batch_id = :id and line <= :succeeded + :failed"
             ),
-            {"id": batch_id, "s": succeeded, "f": failed},
+            {"id": batch_id, "succeeded": succeeded, "failed": failed},
         )
         session.execute(
             text(
-                "update batches set succeeded = :s, failed = :f, floor_nano = (select coalesce(sum(floor_nano), 0)"
+                "update batches set succeeded = :succeeded, failed = :failed,"
+                " floor_nano = (select coalesce(sum(floor_nano), 0)"
                 " from requests where batch_id = :id and state = 'scored') where id = :id"
             ),
-            {"id": batch_id, "s": succeeded, "f": failed},
+            {"id": batch_id, "succeeded": succeeded, "failed": failed},
         )
 
 

@@ -17,7 +17,7 @@ LARGEST = 100
 
 
 class Readers:
-    """Answers that arrive in parts, all at once, and a settler that comes round now and then."""
+    """Answers that arrive in parts, all at once, and a settlement that comes round now and then."""
 
     def __init__(self, limit: int, answers: list[int]) -> None:
         self.memory = AnswerMemory(limit)
