@@ -16,7 +16,7 @@ endef
 # A stack and its tests start dozens of processes: what they import is compiled once, whatever the caller's habit.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo demo-learning test check docs bench format lock clean
+.PHONY: setup demo demo-learning test test-all check docs bench format lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -37,10 +37,16 @@ demo: setup
 demo-learning: setup
 	$(BIN)/python -m demo.learning $(if $(DATA),--data $(DATA))
 
-# A process for each core, four at most. The tests of a file stay together, for they share stacks and models; the files
-# go in their order, whole stacks first, so that no core waits for one of them at the end.
+# The tests of a file stay together, for they share stacks and models; the files go in their order, whole stacks first,
+# so that no core waits for one of them at the end. tests/conftest.py says how many processes run them.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# The same with every example of the property tests, and the long forms of the tests of chaos and stress.
+test-all: setup
+	$(PYTEST) --all
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -25,25 +26,52 @@ _numbers = itertools.count()
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile(
-    "routebatch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "all", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=100
 )
-hypothesis.settings.load_profile("routebatch")
-
+hypothesis.settings.register_profile("some", hypothesis.settings.get_profile("all"), max_examples=30)
 
 KEPT = ("ROUTEBATCH_POSTGRES_BIN", "ROUTEBATCH_VALKEY_SERVER")
+SHARED_STACK = "tests/e2e/shared_stack/"
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30  # a file system in memory, and the space of it that tests may need
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="draw all examples, and run the long form of long tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Shut out the caller's variables, and the routebatch.toml that README has them write in the checkout.
 
     Importing the Celery app reads the configuration, so this comes before the tests are collected.
     """
-    # The models of tests are tiny: threads would only wait for each other, and for the tests of other processes.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("ROUTEBATCH_") and name not in KEPT]:
         del os.environ[name]
     os.environ["ROUTEBATCH_CONFIG"] = str(SUPPORT / "no_configuration.toml")
+    hypothesis.settings.load_profile("all" if config.getoption("all") else "some")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores, four at most: tests wait, for a lease or for a process to start."""
+    return min(4, (3 * len(os.sched_getaffinity(0)) + 1) // 2) if hasattr(os, "sched_getaffinity") else 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file run in one process, for they share what is dear to make; so do those of the shared stack."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return SHARED_STACK if nodeid.startswith(SHARED_STACK) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def long_form(request: pytest.FixtureRequest) -> bool:
+    """Whether all is to be run: `--all`, as `make test-all` has it."""
+    return bool(request.config.getoption("all"))
 
 
 @pytest.fixture(autouse=True)

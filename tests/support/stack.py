@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
+from deploy.layout import StateDir
 from deploy.processes import resolve
-from deploy.supervisor import orphaned_processes
+from deploy.supervisor import Supervisor, orphaned_processes
 
 COMMAND = resolve(("routebatch",))
 
@@ -59,6 +60,10 @@ class RunningStack:
     def down(self) -> None:
         done = self.command("down")
         assert done.returncode == 0, done.stderr
+
+    @property
+    def running(self) -> bool:
+        return Supervisor(StateDir.at(self.root)).running
 
     @property
     def file(self) -> dict[str, Any]:

@@ -8,11 +8,10 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 
 from deploy.health import http_status, silent_workers
 from deploy.layout import StateDir
@@ -20,36 +19,6 @@ from deploy.processes import PROCESSES, WORKERS
 from tests.support.stack import RunningStack
 
 NAMES = {"postgres", "valkey", *(process.name for process in PROCESSES)}
-CONFIG = """
-[models.weak]
-name = "weak"
-base_url = "http://127.0.0.1:9/v1"
-input_usd_per_million = 0.1
-output_usd_per_million = 0.2
-[models.strong]
-name = "strong"
-base_url = "http://127.0.0.1:9/v1"
-input_usd_per_million = 10
-output_usd_per_million = 20
-[routing]
-candidates = ["weak", "strong"]
-"""
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "routebatch.toml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[RunningStack]:
-    """One stack for all tests of this file: a start takes seconds."""
-    running = RunningStack(tmp_path_factory.mktemp("stack"), config)
-    running.up()
-    yield running
-    running.down()
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
@@ -121,28 +90,19 @@ def test_doctor_finds_nothing_broken(stack: RunningStack) -> None:
     assert {check["name"] for check in checks} >= NAMES | {"python", "configuration", "database", "broker", "disk"}
 
 
-def test_a_second_stack_runs_beside_it_and_leaves_nothing_behind(
-    stack: RunningStack, tmp_path: Path, config: Path
-) -> None:
-    """In a directory too deep for sockets, with a name that configuration files would stumble over."""
-    second = RunningStack(tmp_path / f"a state; 100% #{'deep' * 30}", config)
-    printed = second.up()
-    assert printed["api_url"] != stack.file["api_url"]
-    assert http_status(printed["api_url"] + "/readyz") == 200
-    assert http_status(stack.file["api_url"] + "/readyz") == 200
-    assert len(second.living()) > len(NAMES)
-    sockets = StateDir(second.root).sockets
-
-    os.kill(second.processes["supervisord"], signal.SIGKILL)  # nothing survives its supervisor
-    eventually(lambda: second.living() == [])
-    with second.in_foreground() as again:  # and nothing of it is in the way
-        assert again["api_key"] == printed["api_key"]
+def test_nothing_outlives_its_supervisor_and_nothing_is_in_the_way_of_the_next_start(stack: RunningStack) -> None:
+    key = stack.file["api_key"]
+    sockets = StateDir(stack.root).sockets
+    assert len(stack.living()) > len(NAMES)
+    os.kill(stack.processes["supervisord"], signal.SIGKILL)
+    eventually(lambda: stack.living() == [])
+    with stack.in_foreground() as again:
+        assert again["api_key"] == key
         assert http_status(again["api_url"] + "/v1/models", bearer=again["api_key"]) == 200
-    assert second.living() == []
-    assert not (second.root / "stack.json").exists()
+    assert stack.living() == []
+    assert not (stack.root / "stack.json").exists()
     assert not sockets.exists()
-    assert not (second.root / "tmp").exists()
-    assert http_status(stack.file["api_url"] + "/readyz") == 200
+    assert not (stack.root / "tmp").exists()
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:

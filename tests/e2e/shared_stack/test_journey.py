@@ -9,14 +9,13 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
-import pytest
 import redis
 from openai import OpenAI
 from openai.types import Batch
@@ -25,54 +24,7 @@ from routing_service.routers.registry import DEFAULT_ARTIFACT
 from sandbox.problems import generate
 from tests.support.paths import EXAMPLES
 from tests.support.stack import RunningStack
-from tests.support.upstreams.sandbox_server import Sandbox, run_sandbox
-
-CONFIG = """
-[models.strong]
-name = "sandbox-strong"
-base_url = "{url}"
-input_usd_per_million = 10
-output_usd_per_million = 30
-max_output_tokens = 256
-max_concurrency = {concurrency}
-[models.weak]
-name = "sandbox-weak"
-base_url = "{url}"
-input_usd_per_million = 0.15
-output_usd_per_million = 0.6
-max_output_tokens = 256
-max_concurrency = {concurrency}
-[routing]
-candidates = ["weak", "strong"]
-[dispatch]
-lease_s = 3
-renew_s = 1
-[sweep]
-interval_s = 1
-announce_after_s = 2
-"""
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with run_sandbox(latency_ms=60) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Iterator[RunningStack]:
-    config = tmp_path_factory.mktemp("config") / "routebatch.toml"
-    config.write_text(CONFIG.format(url=sandbox.base_url, concurrency=8))
-    running = RunningStack(tmp_path_factory.mktemp("stack"), config)
-    running.up()
-    yield running
-    running.down()
-
-
-@pytest.fixture(scope="module")
-def client(stack: RunningStack) -> Iterator[OpenAI]:
-    with OpenAI(base_url=stack.file["api_url"] + "/v1", api_key=stack.file["api_key"]) as client:
-        yield client
+from tests.support.upstreams.sandbox_server import Sandbox
 
 
 def _lines(count: int, seed: int) -> bytes:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from deploy.health import http_status
+from tests.support.stack import RunningStack
+
 LONGEST = 240  # on a busy machine
 
 
@@ -49,7 +52,9 @@ def left_behind(directory: Path) -> list[str]:
     return found
 
 
-def test_it_answers_everything_within_its_budget_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_beside_another_stack_it_answers_everything_within_its_budget_and_leaves_nothing_behind(
+    stack: RunningStack, tmp_path: Path
+) -> None:
     with demo(tmp_path) as process:
         output, _ = process.communicate(timeout=LONGEST)
     assert process.returncode == 0, output
@@ -61,6 +66,9 @@ def test_it_answers_everything_within_its_budget_and_leaves_nothing_behind(tmp_p
     lines = (tmp_path / "demo-results.jsonl").read_text().splitlines()
     assert len({json.loads(line)["custom_id"] for line in lines}) == 600
     assert left_behind(tmp_path) == []
+    api_url = stack.file["api_url"]
+    assert api_url not in output
+    assert http_status(api_url + "/readyz") == 200
 
 
 def test_interrupted_it_stops_what_it_has_started(tmp_path: Path) -> None:
