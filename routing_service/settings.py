@@ -4,9 +4,7 @@ Every key of the file can also be set as `ROUTEBATCH_<SECTION>__<KEY>` (`ROUTEBA
 environment wins. The file is `$ROUTEBATCH_CONFIG`, else `./routebatch.toml` where that exists. Secrets are read from
 the variables that `api_key_env` names, are kept as `SecretStr`, and never appear in a repr, a log or an error.
 
-The table of a model in routebatch.toml, and what all tables of that file have in common.
-
-Tables of routebatch.toml on learning: how answers are graded and judged, and when routers are fitted again.
+A class a table of the file, from the tables of a model to `Settings`, which holds them all.
 """
 
 from __future__ import annotations

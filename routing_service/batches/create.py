@@ -1,9 +1,7 @@
 """Creating a batch: what the client asked for is checked, written in one transaction with its budget, then announced.
 
-The same create sent twice gives one batch (see `repeats`).
-
-Requests that are sent twice: by their `Idempotency-Key`, or, as SDKs retry without one, by equality with a request
-of the last minutes when the client says that it is a retry.
+The same create sent twice gives one batch: by its `Idempotency-Key`, or, as SDKs retry without one, by equality with a
+request of the last minutes when the client says that it is a retry.
 """
 
 from __future__ import annotations

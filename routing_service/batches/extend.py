@@ -1,15 +1,13 @@
-"""Retrying a batch: what it left unanswered is asked by another one, its continuation, with money of its own.
+"""More of a batch: topping up its budget, and retrying what it left unanswered by a continuation.
 
-The continuation is created here, `validating` and without lines; its ingest copies them from the first batch instead of
-reading a file, so a crash in between costs nothing. What is answered is never asked again, and a batch has one
-continuation at most; only one that failed its validation may be followed by another. A continuation that is incomplete
-itself is continued in turn.
+A batch that is topped up before it has ended gets a higher limit, goes on if only money held it back, and is cut anew,
+so that the money buys upgrades. What the budget ended already stays ended; when the batch has completed, a continuation
+asks such lines.
 
-Topping up a batch: dollars are added to what it may spend.
-
-A batch that has not ended gets a higher limit, goes on if only money held it back, and is cut anew, so that the money
-buys upgrades. What the budget ended already stays ended; when the batch has completed, such lines are asked by a
-continuation.
+A continuation is another batch with money of its own. It is created here, `validating` and without lines; its ingest
+copies them from the first batch instead of reading a file, so a crash in between costs nothing. What is answered is
+never asked again, and a batch has one continuation at most; only one that failed its validation may be followed by
+another. A continuation that is incomplete itself is continued in turn.
 """
 
 from __future__ import annotations

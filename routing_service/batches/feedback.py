@@ -3,9 +3,7 @@
 A vote becomes a comparison only where it can tell two models apart: where the other model has answered the same call
 for the same key too, or where the client names the model it prefers and only one other could be meant. Else it is kept
 as a rating of the answer, from 1 to 5. Which of two models a vote praises has no say in that: praise of one must not
-become a comparison more often than praise of the other.
-
-What a vote on an answer says of two models, or of one. Pure: answers in, a verdict out.
+become a comparison more often than praise of the other. `verdict` decides that, without a database.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Pausing a batch at its client's wish, and letting it go on: nothing more of it is sent, until it is resumed.
+"""Pausing, resuming and cancelling a batch at its client's wish.
 
-What is in flight comes back and is settled. A batch may be paused before it is dispatched: it is validated, scored and
-planned, and then stands still. Its window runs on; it expires, and may be cancelled, like any other.
+From a pause on nothing more of the batch is sent, until it is resumed; what is in flight comes back and is settled. A
+batch may be paused before it is dispatched: it is validated, scored and planned, and then waits. Its window runs on; it
+expires, and may be cancelled, like any other. The client's wish takes the place of other causes: more money does not
+start a batch that its client paused. When it is resumed, a cause that still holds is found by the next claim.
 
-The client's wish takes the place of other causes: more money does not start a batch that its client wants to stand
-still. When it is resumed, a cause that still holds is found by the next claim.
-
-Cancelling a batch: from now on nothing of it is sent; what is in flight is settled before it ends.
+Of a cancelled batch nothing more is sent either; it ends when what is in flight is settled.
 """
 
 from __future__ import annotations

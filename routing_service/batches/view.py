@@ -1,10 +1,8 @@
 """How a client sees its batches: OpenAI's batch object, and what routing adds to it.
 
-What a batch's requests and attempts add up to, remembered so that a client may poll a large batch.
-
-Adding up a million rows takes seconds. So totals are kept as long as nothing of their batch has moved, and while it
-moves they are added up anew only so often that it costs a small share of the time. A batch that has ended is always
-shown exactly.
+Adding up the requests and attempts of a million rows takes seconds. So a batch's totals are cached as long as nothing
+of it has moved, and while it moves they are added up anew only so often that it costs a small share of the time. A
+batch that has ended is always shown exactly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""What an encoder is: texts to unit vectors.
-
-How an encoder is named: `NAME[@PRECISION][,TOKENS]`, as in `minilm@int8,256`.
+"""What an encoder is (texts to unit vectors), and how one is named: `NAME[@PRECISION][,TOKENS]`, as `minilm@int8,256`.
 
 NAME is `minilm`, a path, a hub name, `static`, `static:PATH` or `endpoint:MODEL`. What a name leaves open the settings
 say; an artifact keeps the name with everything said, so that its encoder is rebuilt alike where the settings differ.

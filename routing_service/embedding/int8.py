@@ -1,12 +1,10 @@
-"""A BERT-like encoder as an ONNX graph whose matrix products are in 8-bit integers: what int8 on a CPU runs.
+"""A BERT-like encoder in 8-bit integers on a CPU: an ONNX graph of its weights, run by ONNX Runtime. No torch is needed.
 
-Built from the weights themselves, in a second and in memory: no export, no file. Every row of activations has a scale
-of its own, so that a text's vector does not depend on its neighbours in the minibatch (with one scale for all, as
-dynamic quantisation has it, the cosine of a text alone and among others falls to .98). Channels that are much larger
-than the rest are evened out before (SmoothQuant, arXiv 2211.10438), by what the layer norms' weights say. Weights take
-7 bits: with 8 the sums of processors without VNNI overflow, and vectors would differ from machine to machine.
-
-The forward pass in 8-bit integers on a CPU, by ONNX Runtime; torch is not needed.
+The graph is built from the weights themselves, in a second and in memory: no export, no file. Every row of activations
+has a scale of its own, so that a text's vector does not depend on its neighbours in the minibatch (with one scale for
+all, as dynamic quantisation has it, the cosine of a text alone and among others falls to .98). Channels that are much
+larger than the rest are evened out before (SmoothQuant, arXiv 2211.10438), by what the layer norms' weights say.
+Weights take 7 bits: with 8 the sums of processors without VNNI overflow, and vectors would differ between machines.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The lines of a batch as its ingest takes them: of its file, or those that the batch it continues left unanswered.
+"""The lines of a batch as ingest reads them: of its file, or those that the batch it continues left unanswered.
 
-A stream of bytes into numbered lines, in bounded memory: what is longer than the limit is never held.
+A file is cut into numbered lines as a stream, in bounded memory: a line that is longer than the limit is never held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is learnt of a batch's lines while they pass: their faults, their sums, and which of them ask the same."""
+"""What is counted of a batch's lines while they pass: their faults, their sums, and which of them are duplicates."""
 
 from __future__ import annotations
 

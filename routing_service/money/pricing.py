@@ -3,12 +3,8 @@
 Money is whole nano-dollars (1e-9 USD). A price is nano-dollars a million tokens. Prices come from the configuration,
 else from the packaged `genai-prices` data (the network is never asked). Where the data leaves a choice, the dearest is
 taken, so that a bill never exceeds what was reserved for it: prices that change by the hour or within the next day
-count at their highest, and a model whose provider charges for writing its prompt cache pays that rate for its input.
-
-What models cost by the packaged `genai-prices` data. The network is never asked.
-
-Where the data leaves a choice, all that may hold is told: prices that change by the hour or within the next day, and
-the rates of every tier.
+count at their highest, of the rates of several tiers the highest that may hold, and a model whose provider charges for
+writing its prompt cache pays that rate for its input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score: a range of a batch's lines gets its qualities, expected costs and ratios.
+"""Scoring: a range of a batch's lines gets its qualities, expected costs and ratios; and which ranges come next.
 
 Costs expect as many tokens of an answer as a length model of the candidate predicts, where there is one, else its
 prior; the batch's floor moves with what its lines' floors become.
@@ -6,8 +6,6 @@ prior; the batch's floor moves with what its lines' floors become.
 The attempt is counted in a transaction of its own before the router runs, so that a router that kills its process
 still runs out of attempts; then the range goes on unscored, with a constant gain: cheapest-first. The batch's row is
 locked before its requests are written, as everywhere.
-
-Which ranges are scored next: of each API key only a few are announced at a time.
 
 The queue of score tasks serves whoever came first. Were all ranges of a large batch in it at once, a small batch that
 comes after it would wait until the last of them is scored. So a key has `score.ranges_at_once` in the queue, and each

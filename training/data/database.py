@@ -1,10 +1,8 @@
-"""Comparisons from the database: what feedback, judges and imports have left in the table `comparisons`.
+"""The tables `comparisons` and `ratings` as training data, and as JSON lines that an import takes again.
 
-Whoever has an API key can vote, so what the votes of one key weigh together is capped: above it each weighs less.
-
-Comparisons from the database as JSON lines, which an import takes again.
-
-Ratings from the database: scores of 1 to 5 that judges and clients gave to one model's answers.
+A comparison is what feedback, a judge or an import left of two models' answers; a rating is a score of 1 to 5 of one
+answer. Whoever has an API key can vote, so what the votes of one key weigh together is capped: above it each weighs
+less.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Leaving out of the training data what an evaluation set holds, so that figures on that set mean something.
+"""Leaving out of the training data what an evaluation set holds; and how similar two sets of prompts are.
 
 A prompt is contaminated if one of the evaluation set is the same but for case, spaces and typographic signs, or if the
 cosine of the two is at least a limit by an encoder. Without an encoder only the first is looked for.
 
-How alike two sets of prompts are: benchmark-dataset similarity (RouteLLM, arXiv 2406.18665, section 5.3).
-
-S(B, D) is the mean, over the prompts of B, of the cosine to the nearest prompt of D: whether a router fitted on D has
-seen the like of B. It is not symmetric.
+Benchmark-dataset similarity S(B, D) (RouteLLM, arXiv 2406.18665, section 5.3) is the mean, over the prompts of B, of
+the cosine to the nearest prompt of D: whether a router fitted on D has seen the like of B. It is not symmetric.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the database's comparisons are: by source, pair of models, month and language, and how many of them are ties.
 
-The language that a prompt is written in, by py3langid: n-grams of bytes, 140 languages, without a network.
+The language that a prompt is written in is py3langid's guess: n-grams of bytes, 140 languages, without a network.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The tables of evaluation sets, in two layouts: tables of outcomes, and those of RouteLLM's repository.
+"""Evaluation sets: prompts, and how good the strong and the weak model's answers to them are.
 
-Tables lie in the named directory or in a folder that is called after the set, plain or gzipped:
+`load_benchmark("mmlu", directory)` reads a set by its name; a new one is a function and a line in SETS. Tables come in
+two layouts, as tables of outcomes and as RouteLLM's repository has them. They lie in the named directory or in a folder
+that is called after the set, plain or gzipped:
 
 - mmlu: `mmlu.csv` with `prompt, strong_correct, weak_correct`; or `mmlu_SUBJECT.csv`, also in `responses/`, with
   `prompt` and a column called after each model.
@@ -13,10 +15,6 @@ Tables lie in the named directory or in a folder that is called after the set, p
 
 Where RouteLLM's `contaminated_prompts.jsonl` lies beside a table, the prompts that it lists are left out, as RouteLLM's
 own evaluation does. An evaluation set is to be whole: one bad row is a DataError that names it.
-
-An evaluation set: prompts, and how good the strong and the weak model's answers to them are.
-
-The evaluation sets by name: `load_benchmark("mmlu", directory)`. A new one is a function and a line in SETS.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
 """Fitting the causal_llm router: a language model is fine-tuned to answer the instructions with the right label.
 
 All weights are trained, as published, or LoRA's alone, which are merged into the model's before it is saved; the rows
-of the label tokens always. They start as the rows of the letters or digits that the instructions name. Or those rows
-are all that is fitted (`training.fit.causal_llm`): what a small model and a CPU can do.
+of the label tokens always. They start as the rows of the letters or digits that the instructions name.
 
-The cheapest fit of a causal_llm router: its label rows alone, on hidden states that are computed once.
-
-What the model makes of a prompt at the position of the verdict is read like an embedding: the rows and the bias of the
-label tokens are a multinomial logistic regression on it, with a penalty on rows of standardised states. It is convex,
-so that no learning rate or number of epochs has to be right, and costs one forward pass a prompt.
+Or those rows are all that is fitted (`fit_head`): what a small model and a CPU can do. What the model makes of a prompt
+at the position of the verdict is then read like an embedding: the rows and the bias of the label tokens are a
+multinomial logistic regression on it, with a penalty on rows of standardised states. It is convex, so that no learning
+rate or number of epochs has to be right, and costs one forward pass a prompt.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Fitting the gain router's model: kernel ridge on gain = quality(strong) - quality(weak), linear in labels.
+"""Fitting the gain router: kernel ridge on gain = quality(strong) - quality(weak), linear in labels, and calibration.
 
 With K the sum of the kernels and d the labels: alpha = (K + I)^-1 (d - mean), gain = mean + k . alpha. A label of
 weight w counts as w labels: rows and targets are scaled by its root. Up to `exact_rows` labels the radial kernel is
 exact, beyond them it is Nyström's on `landmarks` labels drawn by the seed. An embedding kernel is the cosine of an
-encoder's vectors, which is linear as it stands. Prompts are read by blocks; what is kept of each label are its 73
+encoder's vectors, which is linear as it stands. Prompts are read by blocks; what is kept of each label are its 89
 features, its terms and its row of phi, some three kilobytes.
-
-Fitting the gain router and its calibration on held-out prompts. What is fitted is in `training.fit.gain`.
 """
 
 from __future__ import annotations

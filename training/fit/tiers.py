@@ -1,9 +1,8 @@
-"""Models into tiers: Bradley-Terry ratings from all comparisons, clustered by least variance within the clusters.
+"""Models into tiers, as RouteLLM takes them; and labels for one pair from the battles of many models.
 
-Labels for one pair from the battles of many models: strong and weak are tiers of models, as RouteLLM takes them.
-
-Models are rated by all battles and clustered in ten tiers; those of the two highest tiers are strong, those of the
-third are weak, and what is learned from are the battles of a strong with a weak one.
+Models are rated by Bradley-Terry from all comparisons and clustered in ten tiers of least variance. For labels those of
+the two highest tiers are strong, those of the third are weak, and what is learned from are the battles of a strong
+model with a weak one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The training loop of methods that fine-tune a transformer: minibatches, AdamW, early stopping, several devices.
 
-A method gives its `Examples`, which know their lengths and their loss; the loop knows nothing of labels. Run by
-`accelerate launch` every process takes its part of each minibatch, so that the fit is the same on one device and on
-eight up to rounding. Weights stay float32; on CUDA bfloat16 computes.
-
-How a fine-tuning proceeds: its length, its minibatches in the order of a seed, and what happened.
+A method gives its `Examples`, which know their lengths and their loss; the loop knows nothing of labels. A `Schedule`
+says how long it runs, minibatches come in the order of a seed, and `History` records what happened. Run by `accelerate
+launch` every process takes its part of each minibatch, so that the fit is the same on one device and on eight up to
+rounding. Weights stay float32; on CUDA bfloat16 computes.
 """
 
 from __future__ import annotations

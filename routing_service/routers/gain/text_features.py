@@ -3,8 +3,6 @@
 Made for thousands of prompts a second: a minibatch's characters are classified in one array operation, its words come
 from one token pass that TF-IDF shares. The word lists are English and of the kinds of questions that tell models
 apart; a prompt in another language simply has none of those words, and all other features hold in any script.
-
-The words whose number in a prompt is one of its text features, by kind of question. English alone.
 """
 
 from __future__ import annotations
