@@ -1,4 +1,4 @@
-"""A BERT-like encoder in 8-bit integers on a CPU: an ONNX graph of its weights, run by ONNX Runtime. No torch is needed.
+"""A BERT-like encoder in 8-bit integers on a CPU: an ONNX graph of its weights, run by ONNX Runtime, without torch.
 
 The graph is built from the weights themselves, in a second and in memory: no export, no file. Every row of activations
 has a scale of its own, so that a text's vector does not depend on its neighbours in the minibatch (with one scale for
