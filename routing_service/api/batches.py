@@ -97,8 +97,8 @@ def retrieve_batch(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
 def retrieve_plan(batch_id: ObjectId, key_id: KeyId, service: Use) -> Response:
     """200 with the plan; 202 with what is known so far while lines are still read and scored."""
     with service.database.transaction() as session:
-        found, is_there = plan_object(session, key_id, batch_id)
-    return reply(found) if is_there else reply(found, 202, {"retry-after": POLL_SECONDS})
+        plan, is_there = plan_object(session, key_id, batch_id)
+    return reply(plan) if is_there else reply(plan, 202, {"retry-after": POLL_SECONDS})
 
 
 @router.post("/{batch_id}/approve")

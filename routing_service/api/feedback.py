@@ -49,11 +49,11 @@ def _vote(body: FeedbackBody) -> Vote:
 
 def _name(body: FeedbackBody) -> RequestName:
     if body.request_id is not None and body.batch_id is None and body.custom_id is None:
-        found = _REQUEST_ID.fullmatch(body.request_id)
-        if found is None:
+        match = _REQUEST_ID.fullmatch(body.request_id)
+        if match is None:
             message = "No such request is known. A request_id is the `id` of a line of an output file: batch_req_..."
             raise NotFoundError(message, param="request_id")
-        return RequestName(f"batch_{found[1]}", line=int(found[2]))
+        return RequestName(f"batch_{match[1]}", line=int(match[2]))
     if body.request_id is None and body.batch_id is not None and body.custom_id is not None:
         return RequestName(body.batch_id, custom_id=body.custom_id)
     raise InvalidRequestError("name the request by request_id, or by batch_id and custom_id")

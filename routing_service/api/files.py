@@ -37,10 +37,10 @@ def list_files(
     purpose: str | None = None,
 ) -> Response:
     with service.database.transaction() as session:
-        found, more = files.list_files(
+        page, more = files.list_files(
             session, key_id, limit=limit, after=after, descending=order == "desc", purpose=purpose
         )
-    return list_reply([file_object(file) for file in found], more)
+    return list_reply([file_object(file) for file in page], more)
 
 
 @router.get("/{file_id}")

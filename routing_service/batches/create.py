@@ -127,10 +127,10 @@ def batch_row(
 
 def window_of(completion_window: str) -> timedelta:
     """How long a batch may take. InvalidRequestError for what is no such time."""
-    found = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", completion_window)
+    match = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", completion_window)
     window = timedelta()
-    if found:
-        window = timedelta(**{"hours" if found[2] == "h" else "days": int(found[1])})
+    if match:
+        window = timedelta(**{"hours" if match[2] == "h" else "days": int(match[1])})
     if not timedelta() < window <= MAX_WINDOW:
         raise InvalidRequestError(
             "completion_window is a number of hours or days from 1h to 7d, such as 24h", param="completion_window"

@@ -75,10 +75,10 @@ def described(batch: Batch, exploration: Exploration | None) -> dict[str, Any]:
     share = explored_share(batch.options, batch.candidates)
     if not share:
         return {}
-    found = {
+    exploration_object = {
         "share": share,
         "budget_usd": format_usd(batch.explore_nano),
         "settled_usd": format_usd(exploration.budget.settled_nano if exploration else 0),
         "pairs": exploration.pairs if exploration else 0,
     }
-    return {"exploration": found}
+    return {"exploration": exploration_object}

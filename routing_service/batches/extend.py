@@ -179,13 +179,13 @@ def top_up(
         running = batch.state in (BatchState.VALIDATING, BatchState.IN_PROGRESS) and not about_to_complete(batch)
         if running:
             _add(session, batch, wish, amount)
-        found = batch.id if running else continue_batch(session, settings, prices, batch, wish)
+        extended = batch.id if running else continue_batch(session, settings, prices, batch, wish)
     if not running:
-        publisher.publish(IngestDue(found))
+        publisher.publish(IngestDue(extended))
     elif batch.state is BatchState.IN_PROGRESS:
-        publisher.publish(PlanDue(found))
+        publisher.publish(PlanDue(extended))
         publisher.publish(DispatchDue())
-    return found
+    return extended
 
 
 def _added_before(session: Session, wish: MoreMoney, amount: int) -> bool:

@@ -59,14 +59,14 @@ def give_feedback(
         replaced = _keep(session, request, vote)
         body = orjson.loads(request.body)
         others = _others(session, api_key_id, request.model, call_digest(body))
-        found = verdict(vote, Answer(request.model, request.response), others, request.candidates, settings.models)
-        _write(session, api_key_id, request, prompt_text(body), found)
-    return _object(request, found, replaced)
+        judgement = verdict(vote, Answer(request.model, request.response), others, request.candidates, settings.models)
+        _write(session, api_key_id, request, prompt_text(body), judgement)
+    return _object(request, judgement, replaced)
 
 
 def _find(session: Session, api_key_id: str, name: RequestName) -> _Answered:
     first = aliased(Request)  # of a duplicate, the line that was asked in its stead
-    found = session.execute(
+    row = session.execute(
         select(
             Request.batch_id,
             Request.line,
@@ -86,11 +86,11 @@ def _find(session: Session, api_key_id: str, name: RequestName) -> _Answered:
             Request.line == name.line if name.line is not None else Request.custom_id == name.custom_id,
         )
     ).one_or_none()
-    if found is None:
+    if row is None:
         raise NotFoundError("No such request is known. Name it by the `id` of its line in the output file.")
-    if found.state is not RequestState.SUCCEEDED:
-        raise ConflictError(f"This request has no answer to judge: it is {found.state}.", code="not_answered")
-    return _Answered._make(found)
+    if row.state is not RequestState.SUCCEEDED:
+        raise ConflictError(f"This request has no answer to judge: it is {row.state}.", code="not_answered")
+    return _Answered._make(row)
 
 
 def _keep(session: Session, request: _Answered, vote: Vote) -> bool:
@@ -110,7 +110,7 @@ def _others(session: Session, api_key_id: str, model: str, digest: bytes) -> lis
 
     They are found as `reuse` finds them: among batches that said `dedupe: "key"`, while answers are kept for it.
     """
-    found = session.execute(
+    rows = session.execute(
         select(Request.model, Request.response)
         .join(Batch, Batch.id == Request.batch_id)
         .where(
@@ -122,10 +122,10 @@ def _others(session: Session, api_key_id: str, model: str, digest: bytes) -> lis
         .ext(distinct_on(Request.model))
         .order_by(Request.model, Request.finished_at.desc())
     )
-    return [Answer(name, response) for name, response in found if name is not None and response is not None]
+    return [Answer(name, response) for name, response in rows if name is not None and response is not None]
 
 
-def _write(session: Session, api_key_id: str, request: _Answered, prompt: str, found: Verdict) -> None:
+def _write(session: Session, api_key_id: str, request: _Answered, prompt: str, judgement: Verdict) -> None:
     """Replace what was made of an earlier vote by what this one says."""
     digest = sha256(orjson.dumps(["feedback", request.batch_id, request.line])).digest()
     for table in (Comparison, Rating):
@@ -138,15 +138,15 @@ def _write(session: Session, api_key_id: str, request: _Answered, prompt: str, f
         "line": request.line,
         "api_key_id": api_key_id,
     }
-    if found.other is None:
-        session.execute(insert(Rating).values(model=request.model, score=found.score, **about))
+    if judgement.other is None:
+        session.execute(insert(Rating).values(model=request.model, score=judgement.score, **about))
     else:
-        pair = {"model_a": request.model, "model_b": found.other, "outcome": found.outcome}
+        pair = {"model_a": request.model, "model_b": judgement.other, "outcome": judgement.outcome}
         session.execute(insert(Comparison).values(**pair, **about))
 
 
-def _object(request: _Answered, found: Verdict, replaced: bool) -> dict[str, object]:
-    compared = None if found.other is None else [request.model, found.other]
+def _object(request: _Answered, judgement: Verdict, replaced: bool) -> dict[str, object]:
+    compared = None if judgement.other is None else [request.model, judgement.other]
     return {
         "id": f"batch_req_{request.batch_id.removeprefix('batch_')}_{request.line}",
         "object": "feedback",
@@ -154,9 +154,9 @@ def _object(request: _Answered, found: Verdict, replaced: bool) -> dict[str, obj
         "custom_id": request.custom_id,
         "model": request.model,
         "kept_as": "rating" if compared is None else "comparison",
-        "score": found.score if compared is None else None,
+        "score": judgement.score if compared is None else None,
         "models": compared,
-        "outcome": None if compared is None else found.outcome,
+        "outcome": None if compared is None else judgement.outcome,
         "replaced": replaced,
     }
 
@@ -238,7 +238,7 @@ def _contents(response: str) -> list[str]:
     """The texts of an upstream's choices. What is no chat completion has none."""
     try:
         choices = orjson.loads(response)["choices"]
-        found = [choice["message"]["content"] for choice in choices]
+        contents = [choice["message"]["content"] for choice in choices]
     except (ValueError, KeyError, TypeError):
         return []
-    return [content for content in found if isinstance(content, str)]
+    return [content for content in contents if isinstance(content, str)]

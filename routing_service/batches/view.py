@@ -67,8 +67,8 @@ def list_batches(
     if after is not None:
         last = own_batch(session, api_key_id, after)
         query = query.where(tuple_(Batch.created_at, Batch.id) < tuple_(last.created_at, last.id))
-    found = session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)).all()
-    return _objects(session, cache, found[:limit]), len(found) > limit
+    batches = session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)).all()
+    return _objects(session, cache, batches[:limit]), len(batches) > limit
 
 
 def _objects(session: Session, cache: TotalsCache, batches: Sequence[Batch]) -> list[dict[str, Any]]:
@@ -208,8 +208,8 @@ class TotalsCache:
     def of(self, session: Session, batches: Sequence[tuple[Batch, Budget]]) -> dict[str, Totals]:
         """The totals by batch id. Read the batches first: what is added up is then at least as new as they are."""
         with self._lock:
-            found = {batch.id: self._known(batch, budget) for batch, budget in batches}
-        missing = [(batch, budget) for batch, budget in batches if found[batch.id] is None]
+            known = {batch.id: self._known(batch, budget) for batch, budget in batches}
+        missing = [(batch, budget) for batch, budget in batches if known[batch.id] is None]
         if missing:
             started = time.monotonic()
             added = add_up(session, [batch.id for batch, _ in missing])
@@ -218,8 +218,8 @@ class TotalsCache:
             with self._lock:
                 for batch, budget in missing:
                     self._keep(batch.id, _Kept(added[batch.id], _progress(batch, budget), stale_at))
-            found |= added
-        return {batch_id: totals for batch_id, totals in found.items() if totals is not None}
+            known |= added
+        return {batch_id: totals for batch_id, totals in known.items() if totals is not None}
 
     def _known(self, batch: Batch, budget: Budget) -> Totals | None:
         kept = self._kept.get(batch.id)

@@ -80,16 +80,16 @@ class CachedEncoder:
     def _chunk(self, texts: Sequence[str], start: int, progress: Progress | None) -> Floats:
         keys = [_key(self.identity, text) for text in texts]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        found = self._cache.find(list(first), self.dimensions)
-        new = sorted(row for key, row in first.items() if key not in found)
+        cached = self._cache.find(list(first), self.dimensions)
+        new = sorted(row for key, row in first.items() if key not in cached)
         if progress:
             progress(len(texts) - len(new))
         if new:
             encoded = self._encoded([texts[row] for row in new], new, start, progress).astype(np.float16)
             wanted = [keys[row] for row in new]
             self._cache.keep(wanted, encoded)
-            found.update(zip(wanted, encoded, strict=True))
-        return unit(np.stack([found[key] for key in keys]).astype(np.float32))
+            cached.update(zip(wanted, encoded, strict=True))
+        return unit(np.stack([cached[key] for key in keys]).astype(np.float32))
 
     def _encoded(self, texts: Sequence[str], rows: list[int], start: int, progress: Progress | None) -> Floats:
         try:
@@ -108,7 +108,7 @@ class VectorCache:
 
     def find(self, keys: Sequence[bytes], dimensions: int) -> dict[bytes, Half]:
         """The vectors that are kept, by key."""
-        found: dict[bytes, Half] = {}
+        vectors: dict[bytes, Half] = {}
 
         def read(file: sqlite3.Connection) -> None:
             for start in range(0, len(keys), ASKED):
@@ -119,10 +119,10 @@ class VectorCache:
                     is_one = isinstance(content, bytes) and len(content) == 2 * dimensions
                     vector = np.frombuffer(content, np.float16) if is_one else None
                     if vector is not None and np.isfinite(vector).all():
-                        found[key] = vector
+                        vectors[key] = vector
 
         self._use(read)
-        return found
+        return vectors
 
     def keep(self, keys: Sequence[bytes], vectors: Half) -> None:
         """Add vectors; of those that are too many the oldest go."""

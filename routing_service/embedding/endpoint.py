@@ -79,10 +79,10 @@ class EndpointEncoder:
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         for rows, some in self._calls(texts):
             if some:
-                found = self._call(some)
-                if found.shape[1] != self.dimensions:
-                    raise self._failed(f"gave vectors of {found.shape[1]} dimensions, then others")
-                vectors[rows] = unit(finite(found, self.spec, np.array(rows, np.intp)))
+                encoded = self._call(some)
+                if encoded.shape[1] != self.dimensions:
+                    raise self._failed(f"gave vectors of {encoded.shape[1]} dimensions, then others")
+                vectors[rows] = unit(finite(encoded, self.spec, np.array(rows, np.intp)))
             if progress:
                 progress(len(rows))
         return vectors
@@ -122,12 +122,12 @@ class EndpointEncoder:
         rng = random.Random()  # noqa: S311 (jitter)
         attempt = 1
         while True:
-            found = self._attempt(body, len(texts))
-            if not isinstance(found, Outcome):
-                return found
-            if not self._policy.again(found, attempt):
-                raise self._failed(f"gives no vectors: {found.error_code}: {found.error_message}")
-            self._sleep(self._policy.delay_s(found, attempt, rng))
+            vectors = self._attempt(body, len(texts))
+            if not isinstance(vectors, Outcome):
+                return vectors
+            if not self._policy.again(vectors, attempt):
+                raise self._failed(f"gives no vectors: {vectors.error_code}: {vectors.error_message}")
+            self._sleep(self._policy.delay_s(vectors, attempt, rng))
             attempt += 1
 
     def _attempt(self, body: bytes, count: int) -> Floats | Outcome:

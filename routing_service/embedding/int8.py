@@ -59,11 +59,11 @@ def forward_of(weights: Weights, config: dict[str, Any], pooling: str, minibatch
         embedded = words[ids]
         embedded += positions[: ids.shape[1]]
         lengths = mask.sum(1)
-        found = session.run(
+        outputs = session.run(
             None,
             {"embedded": embedded, "lengths": lengths.astype(np.int32), "shares": _shares(mask, lengths, pooling)},
         )
-        vectors: Floats = found[0][:, 0]
+        vectors: Floats = outputs[0][:, 0]
         return vectors
 
     return Forward(forward, device.threads(), min(CPU_TOKENS, minibatch_tokens))

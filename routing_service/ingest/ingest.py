@@ -85,11 +85,11 @@ def _copy_lines(database: Database, session: Session, batch: Batch, intake: Inta
     lines = file_lines if batch.continues is None else unanswered_lines
     connection = cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)
     with (
-        closing(lines(database, batch, intake)) as found,
+        closing(lines(database, batch, intake)) as incoming,
         connection.cursor() as cursor,
         cursor.copy(_COPY) as copy,
     ):
-        for number, line, floor_nano, first in found:
+        for number, line, floor_nano, first in incoming:
             if not intake.error_count:
                 copy.write_row(_row(batch, number, line, floor_nano, first))
     if not intake.total:

@@ -76,8 +76,8 @@ def standing(session: Session, key_id: str | None = None) -> list[KeyBudget]:
         ),
         {"key": key_id},
     )
-    found = [KeyBudget(row[0], row[1], Period(row[2]), *row[3:]) for row in rows]
-    return [replace(budget, resets_at=budget.resets_at and budget.resets_at.astimezone(UTC)) for budget in found]
+    budgets = [KeyBudget(row[0], row[1], Period(row[2]), *row[3:]) for row in rows]
+    return [replace(budget, resets_at=budget.resets_at and budget.resets_at.astimezone(UTC)) for budget in budgets]
 
 
 def open_periods(session: Session, key_id: str) -> None:

@@ -232,7 +232,7 @@ def verify(session: Session) -> list[Difference]:
     Also names attempts whose reservation is missing or that were closed without an entry, and attempts that stand on a
     budget of another key or time, or are missing on one of their own key's.
     """
-    found = [Difference(int(b), w, int(s), int(r)) for b, w, s, r in session.execute(text(VERIFY))]
+    differences = [Difference(int(b), w, int(s), int(r)) for b, w, s, r in session.execute(text(VERIFY))]
     orphans = session.execute(
         text(
             "select a.id, a.reserved_nano from attempts a where not exists"
@@ -243,5 +243,5 @@ def verify(session: Session) -> list[Difference]:
             " and c.kind <> 'reserve'))"
         )
     )
-    found += [Difference(b, f"attempt {a} on its key's budget", s, r) for b, a, s, r in misplaced(session)]
-    return found + [Difference(0, f"attempt {row[0]} without its entries", int(row[1]), 0) for row in orphans]
+    differences += [Difference(b, f"attempt {a} on its key's budget", s, r) for b, a, s, r in misplaced(session)]
+    return differences + [Difference(0, f"attempt {row[0]} without its entries", int(row[1]), 0) for row in orphans]

@@ -256,5 +256,5 @@ def rate_of(prices: ModelPrice, key: str, above: int) -> Decimal | None:
     if value is None or isinstance(value, Decimal):
         return value
     applying = [tier.price for tier in value.tiers if tier.start <= above]
-    found: Decimal = applying[-1] if applying else value.base
-    return found
+    rate: Decimal = applying[-1] if applying else value.base
+    return rate

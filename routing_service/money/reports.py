@@ -87,5 +87,5 @@ def lengths(session: Session) -> Report:
 
 
 def _report(session: Session, query: str, values: dict[str, Any]) -> Report:
-    found = session.execute(text(query), values)
-    return Report(tuple(found.keys()), tuple(dict(row) for row in found.mappings()))
+    result = session.execute(text(query), values)
+    return Report(tuple(result.keys()), tuple(dict(row) for row in result.mappings()))

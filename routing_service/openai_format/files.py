@@ -110,8 +110,8 @@ def list_files(
         cursor = _cursor(session, api_key_id, after)
         query = query.where(place < cursor if descending else place > cursor)
     order = (File.created_at.desc(), File.id.desc()) if descending else (File.created_at, File.id)
-    found = session.scalars(query.order_by(*order).limit(limit + 1)).all()
-    return found[:limit], len(found) > limit
+    files = session.scalars(query.order_by(*order).limit(limit + 1)).all()
+    return files[:limit], len(files) > limit
 
 
 def delete_file(session: Session, api_key_id: str, file_id: str) -> None:

@@ -109,10 +109,10 @@ def resolve_model(name: str, settings: Settings, param: str) -> str | None:
 
 def threshold_alias(name: str, settings: Settings) -> tuple[str, float] | None:
     """Router and threshold of a `router-<method>-<threshold>` name, if it is one of a router that exists."""
-    found = _THRESHOLD_ALIAS.fullmatch(name)
-    if found is None or canonical(found[1]) not in router_names(settings) or float(found[2]) > 1:
+    match = _THRESHOLD_ALIAS.fullmatch(name)
+    if match is None or canonical(match[1]) not in router_names(settings) or float(match[2]) > 1:
         return None
-    return canonical(found[1]), float(found[2])
+    return canonical(match[1]), float(match[2])
 
 
 def _load(raw: bytes, max_depth: int) -> dict[str, Any]:

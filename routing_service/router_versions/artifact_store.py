@@ -114,10 +114,10 @@ class ArtifactStore:
 
     def _forget(self, used: Path) -> None:
         """Keep the artifacts that were used last. A process that has one open keeps it open."""
-        found = [path for path in self._cache.iterdir() if path != used]
-        whole = sorted((path for path in found if not path.name.startswith(".")), key=_used_at, reverse=True)
+        others = [path for path in self._cache.iterdir() if path != used]
+        whole = sorted((path for path in others if not path.name.startswith(".")), key=_used_at, reverse=True)
         oldest = time.time() - ABANDONED_S
-        abandoned = [path for path in found if path.name.startswith(".") and _used_at(path) < oldest]
+        abandoned = [path for path in others if path.name.startswith(".") and _used_at(path) < oldest]
         for path in [*whole[KEPT - 1 :], *abandoned]:
             shutil.rmtree(path, ignore_errors=True)
 

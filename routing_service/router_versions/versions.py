@@ -40,8 +40,8 @@ def version_name(number: int) -> str:
 
 def version_number(name: str) -> int | None:
     """The number in a version's name; None for any other name."""
-    found = _NAME.fullmatch(name)
-    return int(found[1]) if found else None
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def register(session: Session, *, method: str, artifact: str, details: Mapping[str, Any]) -> int:
@@ -59,10 +59,10 @@ def register(session: Session, *, method: str, artifact: str, details: Mapping[s
 
 def find(session: Session, number: int) -> RouterVersion:
     """The version of that number. NotFoundError (`router_not_found`) where there is none."""
-    found = session.get(RouterVersion, number, populate_existing=True)
-    if found is None:
+    version = session.get(RouterVersion, number, populate_existing=True)
+    if version is None:
         raise NotFoundError(f"There is no router {version_name(number)!r}.", code="router_not_found", param="router")
-    return found
+    return version
 
 
 def active(session: Session) -> RouterVersion | None:

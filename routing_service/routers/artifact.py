@@ -95,8 +95,8 @@ class Artifact:
         array = self.tensors[name]
         fits = array.ndim == len(shape) and all(want in (-1, is_) for want, is_ in zip(shape, array.shape, strict=True))
         if array.dtype != dtype or not fits:
-            found = f"{array.dtype}{list(array.shape)}"
-            raise ArtifactError(f"the {self.kind} artifact's {name!r} is {found}, not {np.dtype(dtype)}{list(shape)}")
+            actual = f"{array.dtype}{list(array.shape)}"
+            raise ArtifactError(f"the {self.kind} artifact's {name!r} is {actual}, not {np.dtype(dtype)}{list(shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ArtifactError(f"the {self.kind} artifact's {name!r} holds values that are not finite")
         return array
@@ -195,12 +195,12 @@ def _digest(file: Path) -> str:
 def _version(file: Path) -> tuple[int, ...]:
     """What tells this file from one that replaces it. ArtifactError where there is none, or too large a one."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError as error:
         raise _unreadable(file, error) from None
-    if found.st_size > MAX_TENSOR_BYTES:
+    if status.st_size > MAX_TENSOR_BYTES:
         raise ArtifactError(f"{file} is larger than {MAX_TENSOR_BYTES:,} bytes")
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _unreadable(file: Path, error: OSError) -> ArtifactError:

@@ -57,9 +57,9 @@ class EnsembleRouter(SavedRouter):
         self._weights = np.array([member.weight for member in members])
 
     def score(self, prompts: Sequence[str], models: Sequence[str]) -> tuple[Floats, Floats]:
-        found = [member.router.score(prompts, models) for member in self.members]
-        rates = np.array([quality for quality, _ in found], np.float64)
-        own = np.array([spread for _, spread in found], np.float64)
+        scores = [member.router.score(prompts, models) for member in self.members]
+        rates = np.array([quality for quality, _ in scores], np.float64)
+        own = np.array([spread for _, spread in scores], np.float64)
         mean = self._mean(rates)
         spread = np.sqrt(self._mean(np.square(own) + np.square(rates - mean))) * self._slope(mean)
         quality = self.calibration.apply(mean)

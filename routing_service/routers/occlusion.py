@@ -44,9 +44,11 @@ def explain_by_occlusion(
     parts = segments_of(prompt, segments)
     without = ["".join(parts[:number] + parts[number + 1 :]) for number in range(len(parts))]
     whole, *rates = router.win_rates([prompt, *without], strong, weak).tolist()
-    found = [{"text": _excerpt(part), "contribution": whole - rate} for part, rate in zip(parts, rates, strict=True)]
-    found.sort(key=lambda segment: -abs(segment["contribution"]))
-    return {"router": router.name, "win_rate": whole, "segments": found}
+    contributions = [
+        {"text": _excerpt(part), "contribution": whole - rate} for part, rate in zip(parts, rates, strict=True)
+    ]
+    contributions.sort(key=lambda segment: -abs(segment["contribution"]))
+    return {"router": router.name, "win_rate": whole, "segments": contributions}
 
 
 def segments_of(text: str, most: int = SEGMENTS) -> list[str]:

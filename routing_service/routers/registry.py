@@ -133,8 +133,8 @@ def load_router(directory: Path, settings: Settings) -> Router:
 def router_class(kind: str) -> type[Router]:
     """The class that scores artifacts of that kind, which must be a method's name."""
     module, _, name = METHODS[kind].partition(":")
-    found: type[Router] = getattr(import_module(module), name)
-    return found
+    router_type: type[Router] = getattr(import_module(module), name)
+    return router_type
 
 
 def load_artifact(sha256: str, settings: Settings) -> Router:

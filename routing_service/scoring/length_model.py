@@ -147,11 +147,11 @@ def _metrics(log: Vector, smearing: float, length: Vector, constant: float) -> d
 
 def _excess(over: Vector, group: npt.NDArray[np.intp]) -> Vector:
     """By group, what nine in ten of the answers to come stay within: a little above the quantile of the few seen."""
-    found = np.empty(GROUPS)
+    quantiles = np.empty(GROUPS)
     for number in range(GROUPS):
         mine = over[group == number] if (group == number).any() else over
-        found[number] = np.quantile(mine, min(1.0, QUANTILE * (1 + 1 / len(mine))), method="higher")
-    return found
+        quantiles[number] = np.quantile(mine, min(1.0, QUANTILE * (1 + 1 / len(mine))), method="higher")
+    return quantiles
 
 
 def _coverage(over: Vector, group: npt.NDArray[np.intp]) -> float:

@@ -69,13 +69,13 @@ def floors(
 ) -> Ints:
     """What is kept for each request until it is dispatched, shape (n,): the expected cost of the model it is pinned to,
     else of the `cheapest` candidate. `floor` stays where a line is pinned to a model that is no longer configured."""
-    found = cheapest.copy()
+    lowest = cheapest.copy()
     pinned = np.array(columns.pinned, dtype=object)
     for key in {key for key in columns.pinned if key is not None}:
         mine = pinned == key
         known = key in settings.models
-        found[mine] = expected_costs(columns, [key], settings, prices, tokens)[mine, 0] if known else floor[mine]
-    return found
+        lowest[mine] = expected_costs(columns, [key], settings, prices, tokens)[mine, 0] if known else floor[mine]
+    return lowest
 
 
 def allowed(columns: Columns, candidates: Sequence[str], settings: Settings, prices: PriceBook) -> Bools:
@@ -98,14 +98,14 @@ def rank(
     """
     if mode in BY_COST:
         return steps(cost, np.where(may, quality, NEVER))
-    found = np.full(quality.shape, NEVER)
-    found[:, 0] = np.inf
+    ratios = np.full(quality.shape, NEVER)
+    ratios[:, 0] = np.inf
     if quality.shape[1] > 1:
         strong = 2.0 * (quality[:, -1].astype(np.float64) - quality[:, 0])
         if mode == "threshold":
             strong = np.full(len(quality), NEVER) if win_rate is None else win_rate.astype(np.float64)
-        found[:, -1] = np.where(may[:, -1], strong, NEVER)
-    return found
+        ratios[:, -1] = np.where(may[:, -1], strong, NEVER)
+    return ratios
 
 
 def first_steps(step: Floats, columns: Columns, candidates: Sequence[str]) -> Floats:

@@ -177,9 +177,9 @@ def _read(
     with database.transaction() as session:
         rows = session.execute(query.order_by(Request.line)).all()
         wanted = {*claim.candidates, *(row.pinned for row in rows)}
-        found = {key: model for key, model in lengths.current(session, settings).items() if key in wanted}
+        models = {key: model for key, model in lengths.current(session, settings).items() if key in wanted}
     # What may have ended the process before is not asked again.
-    return rows, found if claim.attempt <= settings.score.max_attempts else {}
+    return rows, models if claim.attempt <= settings.score.max_attempts else {}
 
 
 def _scores(claim: _Claim, prompts: Sequence[str], settings: Settings, routers: RouterSource) -> _Scores:
@@ -281,6 +281,6 @@ def announce_ranges(database: Database, settings: Settings, publisher: Publisher
     What is announced is marked first: should the message be lost, the sweep announces it again.
     """
     with database.transaction() as session:
-        found = session.execute(_ANNOUNCE, {"batch": batch_id, "most": settings.score.ranges_at_once}).all()
-    for owner, first_line in sorted((row.batch_id, row.first_line) for row in found):
+        ranges = session.execute(_ANNOUNCE, {"batch": batch_id, "most": settings.score.ranges_at_once}).all()
+    for owner, first_line in sorted((row.batch_id, row.first_line) for row in ranges):
         publisher.publish(ScoreDue(owner, first_line))

@@ -79,9 +79,9 @@ def stored(
     columns = [getattr(Comparison, name) for name in COMPARISON_COLUMNS]
     told = (Comparison.id, Comparison.created_at, LIVE, Comparison.source, case((FEEDBACK, Comparison.api_key_id)))
     query = select(*told, *columns).where(wanted).order_by(Comparison.id)
-    found = session.execute(query, execution_options={"yield_per": ROWS})
+    rows = session.execute(query, execution_options={"yield_per": ROWS})
     with progress("reading the database", total) as advance:
-        for part in found.partitions():
+        for part in rows.partitions():
             for number, at, live, source, key_id, *values in part:
                 cells = dict(zip(COMPARISON_COLUMNS, values, strict=True)) | {"source": source.value}
                 yield Stored(number, at, live, _read(number, cells, shares.get(key_id, 1.0)))
@@ -100,13 +100,13 @@ def _shares(session: Session, most: float, wanted: ColumnElement[bool]) -> dict[
     """By key whose feedback weighs more than `most`: what of a vote's weight counts."""
     weight = func.sum(cast(Comparison.weight, Double))
     usable = FEEDBACK & Comparison.api_key_id.is_not(None) & (Comparison.weight < float("inf"))  # NaN is above, too
-    found = session.execute(
+    counts = session.execute(
         select(Comparison.api_key_id, weight)
         .where(usable, wanted)
         .group_by(Comparison.api_key_id)
         .having(weight > most)
     )
-    return {key_id: most / total for key_id, total in found}
+    return {key_id: most / total for key_id, total in counts}
 
 
 EXPORT_COLUMNS = (
@@ -128,10 +128,10 @@ def export_comparisons(session: Session, stream: BinaryIO, progress: Progress = 
     """Write all comparisons in the order of their ids, through a cursor of the server; returns how many."""
     total = session.scalar(select(func.count()).select_from(Comparison)) or 0
     wanted = select(*(getattr(Comparison, name) for name in EXPORT_COLUMNS)).order_by(Comparison.id)
-    found = session.execute(wanted, execution_options={"yield_per": ROWS})
+    rows = session.execute(wanted, execution_options={"yield_per": ROWS})
     written = 0
     with progress("writing comparisons", total) as advance:
-        for part in found.partitions():
+        for part in rows.partitions():
             stream.write(b"".join(_line(row) for row in part))
             written += len(part)
             advance(len(part))
@@ -164,11 +164,11 @@ def read_ratings(
     shares = _rating_shares(session, weak, feedback_weight_per_key)
     voter = case((Rating.source == ComparisonSource.FEEDBACK, Rating.api_key_id))
     wanted = select(Rating.id, Rating.source, voter, Rating.prompt, Rating.score)
-    found = session.execute(
+    rows = session.execute(
         wanted.where(Rating.model == weak).order_by(Rating.id), execution_options={"yield_per": ROWS}
     )
     with progress("reading ratings", total) as advance:
-        for part in found.partitions():
+        for part in rows.partitions():
             for number, source, key_id, prompt, score in part:
                 into.counted["rows"] += 1
                 try:

@@ -121,8 +121,8 @@ def encoded(prompts: Sequence[str], encoder: Encoder, progress: Progress = silen
     rows = [place.setdefault(prompt, len(place)) for prompt in prompts]
     with progress("encoding", len(place)) as advance:
         vectors = encoder.encode(list(place), advance)
-    found: Floats = vectors[rows]
-    return found
+    encodings: Floats = vectors[rows]
+    return encodings
 
 
 def nearest(vectors: Floats, others: Floats) -> Similarity:
@@ -134,8 +134,8 @@ def nearest(vectors: Floats, others: Floats) -> Similarity:
         for column in range(0, len(others), COLUMNS):
             cosines = vectors[here] @ others[column : column + COLUMNS].T
             place = cosines.argmax(1)
-            found = cosines[np.arange(len(place)), place]
-            better = found > best[here]
-            best[here][better] = found[better]
+            closest = cosines[np.arange(len(place)), place]
+            better = closest > best[here]
+            best[here][better] = closest[better]
             which[here][better] = place[better] + column
     return Similarity(np.clip(best, -1, 1), which)

@@ -89,12 +89,12 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     if plain is None or plain == "":
         raise ValueError(f"`{name}` is missing")
     try:
-        found = _WORDS[plain] if plain in _WORDS else float(plain)
+        value_of_cell = _WORDS[plain] if plain in _WORDS else float(plain)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`{name}` is no number: {str(value)[:40]!r}") from None
-    if not low <= found <= high:  # NaN too
-        raise ValueError(f"`{name}` is {found:g}, not within {low:g} and {high:g}")
-    return found
+    if not low <= value_of_cell <= high:  # NaN too
+        raise ValueError(f"`{name}` is {value_of_cell:g}, not within {low:g} and {high:g}")
+    return value_of_cell
 
 
 def _outcomes(strong: str, weak: str) -> Callable[[Cells, Prompts], Reading]:

@@ -166,10 +166,10 @@ def import_comparisons(
 def _real(value: float, name: str) -> float:
     """As the database stores it, so that an export has the same content."""
     try:
-        found: float = struct.unpack("<f", struct.pack("<f", value))[0]
+        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     except OverflowError:
         raise ValueError(f"`{name}` is {value:g}, which is too large to be stored") from None
-    return found
+    return rounded
 
 
 def _time(cells: Cells) -> datetime | None:
@@ -179,8 +179,8 @@ def _time(cells: Cells) -> datetime | None:
         return None
     value = cells[name]
     try:
-        found = _epoch(value) or datetime.fromisoformat(str(value))
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = _epoch(value) or datetime.fromisoformat(str(value))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"`{name}` is no time: {str(value)[:40]!r}") from None
 
@@ -214,9 +214,9 @@ def _digest(cells: Cells) -> bytes | None:
     if value in (None, ""):
         return None
     try:
-        found = bytes.fromhex(value)
+        digest = bytes.fromhex(value)
     except (TypeError, ValueError):
-        found = b""
-    if len(found) != 32:
+        digest = b""
+    if len(digest) != 32:
         raise ValueError(f"`digest` is no SHA-256 in hexadecimal: {str(value)[:40]!r}")
-    return found
+    return digest

@@ -234,6 +234,6 @@ def _unrecognised(table: Table, forms: Collection[str] | None) -> str:
     known = [f"{form.name}: {', '.join(sorted(form.columns))}" for form in FORMS if forms is None or form.name in forms]
     if forms is None or "responses" in forms:
         known.append("responses: prompt and a column called after each model, which strong and weak name")
-    found = ", ".join(sorted(table.columns))[:300]
+    columns = ", ".join(sorted(table.columns))[:300]
     wanted = "no form of training data" if forms is None else "none of the forms that are asked for"
-    return f"{table.name}: its columns are those of {wanted}: {found}. Known forms: {'; '.join(known)}"
+    return f"{table.name}: its columns are those of {wanted}: {columns}. Known forms: {'; '.join(known)}"

@@ -90,11 +90,11 @@ def _languages(sample: list[tuple[str, float]]) -> list[Group]:
         if prompt not in known:
             known[prompt] = language(prompt)
         outcomes[known[prompt]].append(outcome)
-    found = [
+    groups = [
         {"language": code, "rows": len(values), "tie_share": values.count(0.5) / len(values)}
         for code, values in outcomes.items()
     ]
-    return sorted(found, key=lambda group: (-group["rows"], group["language"]))
+    return sorted(groups, key=lambda group: (-group["rows"], group["language"]))
 
 
 UNKNOWN = "unknown"

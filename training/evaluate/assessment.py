@@ -51,8 +51,8 @@ class Line:
     dollars: Curve | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        found = {key: value for key, value in asdict(self).items() if key not in ("dollars", "bins")}
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
+        values = {key: value for key, value in asdict(self).items() if key not in ("dollars", "bins")}
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ def assess(
     """The figures of routers by name, whose win rates have shape (n,). The others are compared with the first, which
     there must be."""
     gain = benchmark.gain
-    rates = {name: np.asarray(found, float) for name, found in win_rates.items()}
+    rates = {name: np.asarray(values_of_router, float) for name, values_of_router in win_rates.items()}
     first = next(iter(rates))
     routers = []
-    for name, found in rates.items():
-        line = _ranked(name, found, benchmark, usd_per_million, seed)
+    for name, values_of_router in rates.items():
+        line = _ranked(name, values_of_router, benchmark, usd_per_million, seed)
         if name != first and has_gap(gain):
-            line = replace(line, difference=paired_interval(found, rates[first], gain, seed=seed))
+            line = replace(line, difference=paired_interval(values_of_router, rates[first], gain, seed=seed))
         routers.append(line)
     return Assessment(
         benchmark,
@@ -123,7 +123,7 @@ def assess(
 def _ranked(name: str, rates: Floats, benchmark: Benchmark, usd_per_million: Prices, seed: int) -> Line:
     """The figures of one ranking."""
     gain = benchmark.gain
-    found = evaluate(rates, gain, seed=seed)
+    metrics = evaluate(rates, gain, seed=seed)
     share, quality = routed(rates, gain)
     at_shares = np.interp(SHARES, share, quality)
     ratios = [cost_ratio(rates, gain, level, usd_per_million) if has_gap(gain) else None for level in LEVELS]
@@ -131,15 +131,15 @@ def _ranked(name: str, rates: Floats, benchmark: Benchmark, usd_per_million: Pri
     low, high = benchmark.scale
     return Line(
         name,
-        apgr=found.apgr,
-        apgr_interval=found.apgr_interval,
-        apgr_ten_bins=found.apgr_ten_bins,
-        cpt_50=found.cpt_50,
-        cpt_80=found.cpt_80,
+        apgr=metrics.apgr,
+        apgr_interval=metrics.apgr_interval,
+        apgr_ten_bins=metrics.apgr_ten_bins,
+        cpt_50=metrics.cpt_50,
+        cpt_80=metrics.cpt_80,
         cost_ratio_50=ratios[0],
         cost_ratio_80=ratios[1],
-        calibration_error=found.calibration_error,
-        brier=found.brier,
+        calibration_error=metrics.calibration_error,
+        brier=metrics.brier,
         quality=low + (float(benchmark.weak.mean()) + at_shares) * (high - low),
         pgr=at_shares / quality[-1] if has_gap(gain) else None,
         at_budgets=_at_budgets(curve, benchmark),
@@ -150,9 +150,9 @@ def _ranked(name: str, rates: Floats, benchmark: Benchmark, usd_per_million: Pri
 
 def _random(benchmark: Benchmark, usd_per_million: Prices, seed: int) -> Line:
     """What a random router gives in expectation, which is what one gives that tells no prompts apart."""
-    found = _baseline(_ranked(RANDOM, np.zeros(len(benchmark)), benchmark, usd_per_million, seed))
+    line = _baseline(_ranked(RANDOM, np.zeros(len(benchmark)), benchmark, usd_per_million, seed))
     interval = random_interval(benchmark.gain, seed=seed) if has_gap(benchmark.gain) else None
-    return replace(found, apgr_interval=interval)
+    return replace(line, apgr_interval=interval)
 
 
 def _baseline(line: Line) -> Line:

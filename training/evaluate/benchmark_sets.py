@@ -168,7 +168,7 @@ def _outcomes(name: str, data: Path, patterns: Sequence[str], pair: Pair, usd_pe
     paths = found_tables(data, name, patterns)
     rows = [row for path in paths for row in read_rows(path, lambda cells: _outcome(cells, pair, usd_per_million))]
     known = [costs for *_, costs in rows if costs is not None]
-    found = Benchmark(
+    benchmark = Benchmark(
         name,
         [prompt for prompt, *_ in rows],
         np.array([strong for _, strong, _, _ in rows], float),
@@ -176,7 +176,7 @@ def _outcomes(name: str, data: Path, patterns: Sequence[str], pair: Pair, usd_pe
         pair,
         np.array(known, float) if rows and len(known) == len(rows) else None,
     )
-    return found.without(contaminated(paths[0]))
+    return benchmark.without(contaminated(paths[0]))
 
 
 def _outcome(cells: Cells, pair: Pair, usd_per_million: Prices) -> Outcome:
@@ -216,11 +216,11 @@ def _score(cells: Cells) -> tuple[str, str, float]:
 
 
 def _mean(judged: dict[tuple[str, str], list[float]], key: str, model: str, scores: Path) -> float:
-    found = judged.get((key, model))
-    if not found:
+    judged_scores = judged.get((key, model))
+    if not judged_scores:
         models = ", ".join(sorted({name for _, name in judged}))[:300]
         raise DataError(f"{scores} has no score of question {key} for {model}; it has models {models}")
-    return sum(found) / len(found)
+    return sum(judged_scores) / len(judged_scores)
 
 
 PAPER_PRICES: Prices = (24.7, 0.24)  # dollars a million tokens of strong and weak, as the paper estimates them

@@ -86,8 +86,8 @@ def random_interval(
     """Where the metric of a random ranking lies in 95 % of cases. The mean of APGR is 0.5."""
     value = np.asarray(gain, dtype=float)
     rng = np.random.default_rng(seed)
-    found = [metric(rng.random(len(value)), value) for _ in range(draws)]
-    low, high = np.quantile(found, INTERVAL)
+    draws_of_metric = [metric(rng.random(len(value)), value) for _ in range(draws)]
+    low, high = np.quantile(draws_of_metric, INTERVAL)
     return float(low), float(high)
 
 
@@ -96,8 +96,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """A 95 % interval of the metric over resampled prompts; samples in which strong is no better do not count."""
     score, value = _checked(scores, gain)
-    found = [metric(score[rows], value[rows]) for rows in _samples(value, draws, seed)]
-    low, high = np.quantile(found, INTERVAL)
+    resampled = [metric(score[rows], value[rows]) for rows in _samples(value, draws, seed)]
+    low, high = np.quantile(resampled, INTERVAL)
     return float(low), float(high)
 
 
@@ -114,8 +114,8 @@ def paired_interval(
     makes a sample easy cancels out: it is far narrower than the intervals of the two."""
     a, value = _checked(scores_a, gain)
     b, _ = _checked(scores_b, gain)
-    found = [metric(a[rows], value[rows]) - metric(b[rows], value[rows]) for rows in _samples(value, draws, seed)]
-    low, high = np.quantile(found, INTERVAL)
+    differences = [metric(a[rows], value[rows]) - metric(b[rows], value[rows]) for rows in _samples(value, draws, seed)]
+    low, high = np.quantile(differences, INTERVAL)
     return float(low), float(high)
 
 

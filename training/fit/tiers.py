@@ -116,8 +116,8 @@ def by_tier(comparisons: Comparisons, tiers: int = TIERS) -> TierLabels:
     if not len(rows):
         raise DataError(f"no battle is between the strong models ({_some(names[0])}) and the weak ({_some(names[1])})")
     turned = against[rows].astype(np.int32)
-    found = kept.take(rows)
-    pair = replace(found, models=list(ROLES), model_a=turned, model_b=1 - turned, pair=ROLES, rating=None)
+    battles = kept.take(rows)
+    pair = replace(battles, models=list(ROLES), model_a=turned, model_b=1 - turned, pair=ROLES, rating=None)
     return TierLabels(pair, names[0], names[1], len(kept))
 
 

@@ -257,13 +257,13 @@ def shuffled(lengths: npt.NDArray[np.int64], schedule: Schedule, steps: int, see
     done = 0
     while True:
         order = draw.permutation(len(lengths))
-        found: list[Rows] = []
+        minibatches: list[Rows] = []
         for start in range(0, len(order), WINDOW * schedule.minibatch):
             window = order[start : start + WINDOW * schedule.minibatch]
             window = window[np.argsort(lengths[window], kind="stable")]
-            found += [window[a : a + schedule.minibatch] for a in range(0, len(window), schedule.minibatch)]
-        for number in draw.permutation(len(found)).tolist():
-            yield found[number]
+            minibatches += [window[a : a + schedule.minibatch] for a in range(0, len(window), schedule.minibatch)]
+        for number in draw.permutation(len(minibatches)).tolist():
+            yield minibatches[number]
             done += 1
             if done == steps:
                 return

@@ -45,14 +45,14 @@ def _load(path: Path) -> tuple[Any, Any]:
             with torch.device("meta"):
                 known: Any = AutoModelForSequenceClassification
                 kind: Any = type(known.from_config(config, trust_remote_code=False))
-            model, found = kind.from_pretrained(
+            model, loading = kind.from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises whatever it meets
         raise ArtifactError(f"{path} holds no classifier that transformers loads: {error}"[:500]) from error
-    if found["missing_keys"]:
-        raise ArtifactError(f"{path} lacks the weights {sorted(found['missing_keys'])[0]!r}: it is no classifier")
+    if loading["missing_keys"]:
+        raise ArtifactError(f"{path} lacks the weights {sorted(loading['missing_keys'])[0]!r}: it is no classifier")
     return model.eval(), tokenizer
 
 

@@ -94,7 +94,7 @@ def _load(path: Path) -> tuple[Any, Any]:
 def _label_tokens(tokenizer: Any, model: Any, path: Path) -> Sequence[int]:
     """The tokens of the labels; RouteLLM adds them where the tokenizer's files lack them."""
     tokenizer.add_tokens(list(SCORES.labels), special_tokens=True)
-    found: list[int] = tokenizer.convert_tokens_to_ids(list(SCORES.labels))
-    if max(found) >= model.get_output_embeddings().weight.shape[0]:
+    tokens: list[int] = tokenizer.convert_tokens_to_ids(list(SCORES.labels))
+    if max(tokens) >= model.get_output_embeddings().weight.shape[0]:
         raise ArtifactError(f"{path}: the model's vocabulary ends before the tokens {', '.join(SCORES.labels)}")
-    return found
+    return tokens

@@ -115,8 +115,8 @@ def _tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _tensor(tensors: dict[str, npt.NDArray[Any]], name: str, *shape: int) -> Matrix:
     array = tensors.get(name)
     if array is None or array.dtype.kind != "f" or array.shape != shape:
-        found = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
-        raise ArtifactError(f"{TENSORS}: {name} {found}; floats of the shape {list(shape)} are expected")
+        actual = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
+        raise ArtifactError(f"{TENSORS}: {name} {actual}; floats of the shape {list(shape)} are expected")
     if not np.isfinite(array).all():
         raise ArtifactError(f"{TENSORS}: {name} holds values that are not finite")
     return array.astype(np.float32)

@@ -41,8 +41,8 @@ def read_requests(session: Session, batch_id: str) -> Iterator[Answered]:
         .where(Request.batch_id == batch_id)
         .order_by(Request.line)
     )
-    found = session.execute(wanted, execution_options={"yield_per": ROWS})
-    for line, custom_id, body, state, model, answer in found:
+    rows = session.execute(wanted, execution_options={"yield_per": ROWS})
+    for line, custom_id, body, state, model, answer in rows:
         if state is RequestState.SUCCEEDED:
             yield Answered(line, custom_id, body, model, answer_text(answer) or "")
         else:
@@ -66,7 +66,7 @@ def read_by_id(path: Path, columns: tuple[str, ...]) -> dict[str, str]:
         if key is None or value is None:
             wanted = f"{' or '.join(IDS)}, and {' or '.join(columns)}"
             raise DataError(f"{path}: its columns are {', '.join(sorted(table.columns))}; wanted are {wanted}")
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         for row in table.rows:
             if isinstance(row, BadRow):
                 raise DataError(str(row))
@@ -76,9 +76,9 @@ def read_by_id(path: Path, columns: tuple[str, ...]) -> dict[str, str]:
                 raise DataError(f"{where}: `{key if not name else value}` is empty")
             if not _is_utf8(text):
                 raise DataError(f"{where}: `{value}` holds bytes that are no UTF-8, or half of a surrogate pair")
-            if found.setdefault(name, text) != text:
+            if values.setdefault(name, text) != text:
                 raise DataError(f"{where}: {name[:80]!r} is there already, and says something else")
-    return found
+    return values
 
 
 def _text(value: Any) -> str:

@@ -52,26 +52,26 @@ def exact(answer: str, gold: str) -> float:
 
 
 def numeric(answer: str, gold: str) -> float:
-    found, wanted = _number(answer), _number(gold)
-    return float(found is not None and wanted is not None and _close(found, wanted))
+    given, wanted = _number(answer), _number(gold)
+    return float(given is not None and wanted is not None and _close(given, wanted))
 
 
 def multiple_choice(answer: str, gold: str) -> float:
-    found, wanted = _letter(answer), _letter(gold)
-    return float(found is not None and found == wanted)
+    given, wanted = _letter(answer), _letter(gold)
+    return float(given is not None and given == wanted)
 
 
 def json_field(path: str, answer: str, gold: str) -> float:
     """`path`: names and places (of lists, from 0) with dots between."""
-    found = _json_object(answer)
+    value = _json_object(answer)
     for part in path.split("."):
-        if isinstance(found, dict) and part in found:
-            found = found[part]
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
         else:
             return 0.0
-    return float(_means(found, gold))
+    return float(_means(value, gold))
 
 
 def by_regex(pattern: re.Pattern[str], answer: str, gold: str) -> float:
@@ -140,10 +140,10 @@ def _plain(text: str) -> str:
 
 def _number(text: str) -> Decimal | None:
     marked = text.rpartition("####")
-    found = _NUMBER.findall(_bare(marked[2]))
-    if not found:
+    numbers = _NUMBER.findall(_bare(marked[2]))
+    if not numbers:
         return None
-    number = Decimal((found[0] if marked[1] else found[-1]).replace("−", "-"))
+    number = Decimal((numbers[0] if marked[1] else numbers[-1]).replace("−", "-"))
     return number if abs(number.adjusted()) <= MOST_DIGITS else None
 
 
@@ -182,14 +182,14 @@ def _json_object(text: str) -> Any:
         return None
 
 
-def _means(found: Any, gold: str) -> bool:
+def _means(given: Any, gold: str) -> bool:
     """Whether a JSON value, or a piece of text, is what the gold answer says."""
-    if isinstance(found, dict | list):
+    if isinstance(given, dict | list):
         wanted = _json_object(gold)
-        return wanted is not None and bool(found == wanted)
-    if isinstance(found, bool) or found is None:
-        return _plain(json.dumps(found)) == _plain(gold)
-    text = str(found)
+        return wanted is not None and bool(given == wanted)
+    if isinstance(given, bool) or given is None:
+        return _plain(json.dumps(given)) == _plain(gold)
+    text = str(given)
     if _plain(text) == _plain(gold):
         return True
     both_numbers = all(_NUMBER.fullmatch(_bare(value).strip()) for value in (text, gold))

@@ -69,18 +69,18 @@ class Measured:
 
 def known_methods(settings: Settings) -> list[str]:
     """The configured methods, each once. ConfigurationError for one that there is not."""
-    found = []
+    methods = []
     for name in settings.learning.methods:
         try:
-            found.append(method(name).name)
+            methods.append(method(name).name)
         except KeyError:
             raise ConfigurationError(f"learning.methods: {name!r} is none of {', '.join(METHODS)}") from None
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(methods))
 
 
 def load_benchmarks(settings: Settings, pair: Pair) -> list[Benchmark]:
     """The configured sets. DataError for one that cannot be read, or where strong is no better, which cannot tell."""
-    found = []
+    benchmarks = []
     for name, path in settings.learning.benchmarks.items():
         of_tables = name in SETS
         loaded = load_benchmark(name if of_tables else COMPARISONS, path, pair=None if of_tables else pair)
@@ -88,8 +88,8 @@ def load_benchmarks(settings: Settings, pair: Pair) -> list[Benchmark]:
             raise DataError(
                 f"learning.benchmarks.{name}: strong is no better on it, so that it cannot tell routers apart"
             )
-        found.append(replace(loaded, name=name))
-    return found
+        benchmarks.append(replace(loaded, name=name))
+    return benchmarks
 
 
 def without(
@@ -147,13 +147,13 @@ def measured(
         for name, rates, part in (("hold-out", held, parts.held), ("live pairs", live, parts.live))
         if len(part)
     }
-    found = {}
+    by_router = {}
     for benchmark in benchmarks:
         rates = _rates(router, benchmark.prompts, pair)
-        found[benchmark.name] = apgr(rates, benchmark.gain)
+        by_router[benchmark.name] = apgr(rates, benchmark.gain)
         figures = evaluate(rates, benchmark.gain, seed=seed).as_dict()
         evaluations[benchmark.name] = (fingerprint_of(benchmark), figures)
-    return Measured(held, live, found, evaluations)
+    return Measured(held, live, by_router, evaluations)
 
 
 def _rates(router: Router, prompts: Sequence[str], pair: Pair) -> Floats:
@@ -163,8 +163,8 @@ def _rates(router: Router, prompts: Sequence[str], pair: Pair) -> Floats:
 
 
 def _figures(rates: Floats, part: Judged, seed: int) -> dict[str, Any]:
-    found = lift(rates, part.gain, part.weight)
-    of_lift = {"lift": found.value, "lift_interval": list(found.interval())} if len(part) > 1 else {}
+    qini = lift(rates, part.gain, part.weight)
+    of_lift = {"lift": qini.value, "lift_interval": list(qini.interval())} if len(part) > 1 else {}
     return evaluate(rates, part.gain, seed=seed).as_dict() | of_lift
 
 

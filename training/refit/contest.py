@@ -79,7 +79,7 @@ def hold(
         "primary": primary,
         "gate": verdict.figures,
         "serving": {"router": now.name, "trouble": trouble, "evaluations": _shown(old)},
-        "candidates": {one.method: _shown(found) for one, found in zip(candidates, new, strict=True)},
+        "candidates": {one.method: _shown(evaluated) for one, evaluated in zip(candidates, new, strict=True)},
         "failed": failed,
         "fitted": {"prompts": len(fitted.prompts), "rows": len(fitted)},
         "held_out": {"prompts": len(parts.held), "live_pairs": len(parts.live)},
@@ -123,9 +123,9 @@ def _compare(
     return "live pairs" if on_live else "hold-out", order, verdict
 
 
-def _excess(found: Measured, part: Judged) -> float | None:
-    return excess_error(found.held, part.gain) if len(part) >= LEAST_FOR_CALIBRATION else None
+def _excess(measurement: Measured, part: Judged) -> float | None:
+    return excess_error(measurement.held, part.gain) if len(part) >= LEAST_FOR_CALIBRATION else None
 
 
-def _shown(found: Measured) -> dict[str, Any]:
-    return {name: figures for name, (_, figures) in found.evaluations.items()}
+def _shown(measurement: Measured) -> dict[str, Any]:
+    return {name: figures for name, (_, figures) in measurement.evaluations.items()}

@@ -100,31 +100,31 @@ def decide(
 
 
 def _beats_active(primary: Primary, candidates: int, figures: dict[str, Any]) -> tuple[bool, str]:
-    found = difference(primary.candidate, primary.active, primary.gain, primary.weight)
+    estimate = difference(primary.candidate, primary.active, primary.gain, primary.weight)
     figures["active"] = _ranking(lift(primary.active, primary.gain, primary.weight), primary, 1)
-    figures["difference"] = _shown(found, candidates)
-    low, high = found.interval(candidates)
-    told = f"its lift less the active router's is {found.value:.4f} ({low:.4f} to {high:.4f})"
+    figures["difference"] = _shown(estimate, candidates)
+    low, high = estimate.interval(candidates)
+    told = f"its lift less the active router's is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
     return (True, f"better than the active router: {told}") if low > 0 else (False, f"not shown to be better: {told}")
 
 
 def _beats_random(primary: Primary, candidates: int, figures: dict[str, Any]) -> tuple[bool, str]:
-    found = lift(primary.candidate, primary.gain, primary.weight)
-    figures["candidate"] = _ranking(found, primary, candidates)
-    low, high = found.interval(candidates)
-    told = f"its lift is {found.value:.4f} ({low:.4f} to {high:.4f})"
+    estimate = lift(primary.candidate, primary.gain, primary.weight)
+    figures["candidate"] = _ranking(estimate, primary, candidates)
+    low, high = estimate.interval(candidates)
+    told = f"its lift is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
     return (True, f"better than random: {told}") if low > 0 else (False, f"not shown to be better than random: {told}")
 
 
 def _keeps_up(primary: Primary, figures: dict[str, Any]) -> tuple[bool, str]:
     strong_is_better = float(primary.weight @ primary.gain) > 0
     to_strong = primary.candidate > CUT
-    found = mean(primary.gain * (to_strong.astype(float) - strong_is_better), primary.weight)
+    estimate = mean(primary.gain * (to_strong.astype(float) - strong_is_better), primary.weight)
     single = "all-strong" if strong_is_better else "all-weak"
     share = float(np.average(to_strong, weights=primary.weight))
-    figures["single"] = {"better": single, "share_to_strong": share, **_shown(found, 1)}
-    low, high = found.interval()
-    told = f"cut at win rate 1/2 its quality less {single}'s is {found.value:.4f} ({low:.4f} to {high:.4f})"
+    figures["single"] = {"better": single, "share_to_strong": share, **_shown(estimate, 1)}
+    low, high = estimate.interval()
+    told = f"cut at win rate 1/2 its quality less {single}'s is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
     if high >= 0:
         return True, f"not behind the better single model: {told}"
     return False, f"behind the better single model: {told}"
@@ -137,10 +137,10 @@ def _holds(benchmark: Benchmarked, margin: float) -> tuple[bool, str]:
     return False, f"{told}, a fall of more than {margin:g}"
 
 
-def _ranking(found: Estimate, primary: Primary, tests: int) -> dict[str, Any]:
+def _ranking(ranking: Estimate, primary: Primary, tests: int) -> dict[str, Any]:
     gap = float(np.average(primary.gain, weights=primary.weight))
-    return {"lift": _shown(found, tests), "apgr": 0.5 + found.value / gap if gap > LEAST_GAP else None}
+    return {"lift": _shown(ranking, tests), "apgr": 0.5 + ranking.value / gap if gap > LEAST_GAP else None}
 
 
-def _shown(found: Estimate, tests: int) -> dict[str, Any]:
-    return {"value": found.value, "interval": list(found.interval(tests))}
+def _shown(estimate: Estimate, tests: int) -> dict[str, Any]:
+    return {"value": estimate.value, "interval": list(estimate.interval(tests))}

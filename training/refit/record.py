@@ -112,8 +112,8 @@ def levels(session: Session) -> dict[str, Any]:
 
 def listed(session: Session, last: int) -> list[Listed]:
     """The last re-fits, the newest first."""
-    found = session.scalars(select(Refit).order_by(Refit.id.desc()).limit(last)).all()
-    return [_listed(refit, died=_has_died(session, refit)) for refit in found]
+    refits = session.scalars(select(Refit).order_by(Refit.id.desc()).limit(last)).all()
+    return [_listed(refit, died=_has_died(session, refit)) for refit in refits]
 
 
 def _has_died(session: Session, refit: Refit) -> bool:

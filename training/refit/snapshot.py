@@ -95,10 +95,10 @@ def compared_since(session: Session, settings: Settings, last: int, most: int) -
     """The prompts of the pair in the comparisons after that id, of about so many newest ones; there may be none."""
     newest = select(func.max(Comparison.id) - most).scalar_subquery()
     try:
-        found = _read(session, settings, Comparison.id > func.greatest(last, newest), silent).comparisons
+        comparisons = _read(session, settings, Comparison.id > func.greatest(last, newest), silent).comparisons
     except DataError:
         return judged(None, np.empty(0, np.intp))
-    return judged(found, found.of_pair()[0])
+    return judged(comparisons, comparisons.of_pair()[0])
 
 
 def _read(session: Session, settings: Settings, wanted: ColumnElement[bool], progress: Progress) -> Snapshot:

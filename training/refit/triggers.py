@@ -38,11 +38,11 @@ def due(database: Database, settings: Settings) -> Due | None:
         # Those of a re-fit that broke are new still: it has compared nothing.
         compared = select(func.max(Refit.last_comparison_id)).where(Refit.outcome.in_(COMPARED))
         last = session.scalar(compared) or 0
-        if (found := _by_count(session, settings, last)) is not None:
-            return found
+        if (asked := _by_count(session, settings, last)) is not None:
+            return asked
         usual = levels(session)
-        if (found := _by_similarity(session, settings, last, usual["similarity"])) is not None:
-            return found
+        if (asked := _by_similarity(session, settings, last, usual["similarity"])) is not None:
+            return asked
     return _by_calibration(database, settings, last, usual["calibration"])
 
 

@@ -100,16 +100,16 @@ class SimilarityWeightedRouter(RatedRouter):
         if broken.any():
             vectors = np.where(broken[:, None], np.float32(0), vectors)
         size = max(1, min(MOST_AT_ONCE, SIMILARITIES_BYTES // (4 * len(self.memory.vectors))))
-        found = np.empty((len(vectors), self.rated.tier_count))
+        strengths = np.empty((len(vectors), self.rated.tier_count))
         buffer = np.empty((min(size, len(vectors)), len(self.memory.vectors)), np.float32)
         for start in range(0, len(vectors), size):
             part = vectors[start : start + size]
             weights = _to_weights(self._similarities(part, buffer[: len(part)]))
             wins = self._wins.weighted(weights)
             wins = wins if self._regular else steadied(wins, 2 * HIGHEST)
-            found[start : start + size] = solve(wins, self._unweighted)
-        found[broken] = np.nan
-        return found
+            strengths[start : start + size] = solve(wins, self._unweighted)
+        strengths[broken] = np.nan
+        return strengths
 
     def _similarities(self, vectors: Floats, out: Floats) -> Floats:
         for start in range(0, len(self.memory.vectors), BLOCK):

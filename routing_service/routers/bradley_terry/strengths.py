@@ -34,10 +34,10 @@ def total_wins(first: Integers, second: Integers, outcome: Vector, weight: Vecto
     `second` by `outcome` in [0, 1]. All twice, as RouteLLM counts a battle."""
     won, lost = cells(first, second, rivals)
     size = rivals + 1
-    found = np.zeros(size**2)
-    np.add.at(found, won, 2 * weight * outcome)
-    np.add.at(found, lost, 2 * weight * (1 - outcome))
-    return found.reshape(size, size)
+    wins_of_pairs = np.zeros(size**2)
+    np.add.at(wins_of_pairs, won, 2 * weight * outcome)
+    np.add.at(wins_of_pairs, lost, 2 * weight * (1 - outcome))
+    return wins_of_pairs.reshape(size, size)
 
 
 def is_regular(wins: Vector) -> bool:
@@ -69,18 +69,18 @@ def solve(wins: Vector, start: Vector | None = None) -> Vector:
     """
     size = wins.shape[-1]
     stacked = wins.reshape(-1, size, size)
-    found = np.zeros((len(stacked), size))
+    solutions = np.zeros((len(stacked), size))
     if start is not None:
-        found[:, :-1] = start
-    active = np.arange(len(found))
+        solutions[:, :-1] = start
+    active = np.arange(len(solutions))
     for _ in range(MAX_STEPS):
-        step = _newton_step(found[active], stacked[active])
+        step = _newton_step(solutions[active], stacked[active])
         reach = np.ptp(step, axis=1)
-        found[active] += np.where(reach > 1, np.log1p(reach) / np.maximum(reach, 1), 1)[:, None] * step
+        solutions[active] += np.where(reach > 1, np.log1p(reach) / np.maximum(reach, 1), 1)[:, None] * step
         active = active[reach > TOLERANCE]
         if not len(active):
             break
-    strengths: Vector = (found - found[:, -1:])[:, :-1].reshape(*wins.shape[:-2], size - 1)
+    strengths: Vector = (solutions - solutions[:, -1:])[:, :-1].reshape(*wins.shape[:-2], size - 1)
     return strengths
 
 

@@ -145,19 +145,19 @@ def features(texts: Sequence[str], words: Sequence[list[str]]) -> Matrix:
     head = [np.log1p(length), np.log1p(word_counts), shares, punctuation, np.log1p(marks)]
     tail = [shape, word_counts / sentences, _options(texts), numbers[:, :8], np.log1p(lists), numbers[:, 8:]]
     of_range = numbers[:, 2] - numbers[:, 3]  # of logarithms
-    found = np.column_stack([*head, *tail, np.log1p(quantities), quantities / sentences, of_range])
-    found.flags.writeable = False
-    _recent.append((list(texts), found))
-    return found
+    columns = np.column_stack([*head, *tail, np.log1p(quantities), quantities / sentences, of_range])
+    columns.flags.writeable = False
+    _recent.append((list(texts), columns))
+    return columns
 
 
 def recent_features(texts: Sequence[str]) -> Matrix:
     """`features`, not computed again for a minibatch that was among the last few: of one prompt several things are
     predicted in turn."""
     asked = list(texts)
-    for known, found in tuple(_recent):
+    for known, matrix in tuple(_recent):
         if known == asked:
-            return found
+            return matrix
     return features(asked, tokens(asked))
 
 
@@ -224,9 +224,9 @@ def _numbers(texts: Sequence[str]) -> Matrix:
     """The columns of the numbers in each text, eight and those of their digits; all are parsed at once and reduced a
     text. Round numbers have one digit that is not a zero at an end."""
     n = len(texts)
-    found = [_numbers_of(text) for text in texts]
-    count = np.fromiter(map(len, found), np.intp, n)
-    flat = list(chain.from_iterable(found))
+    numbers_of_texts = [_numbers_of(text) for text in texts]
+    count = np.fromiter(map(len, numbers_of_texts), np.intp, n)
+    flat = list(chain.from_iterable(numbers_of_texts))
     columns = np.zeros((n, 8 + len(_DIGIT_NAMES)))
     if not flat:
         return columns
@@ -235,7 +235,7 @@ def _numbers(texts: Sequence[str]) -> Matrix:
     decimal = np.fromiter(("." in number[:-1] for number in flat), np.float64, len(flat))
     columns[:, 0], columns[:, 1] = count, np.log1p(count)
     columns[:, 4] = np.bincount(owner, decimal, n)
-    columns[:, 5] = np.log1p([len(set(numbers)) for numbers in found])
+    columns[:, 5] = np.log1p([len(set(numbers)) for numbers in numbers_of_texts])
     digits = np.fromiter((len(_significant(number)) for number in flat), np.float64, len(flat))
     having, first = np.unique(owner, return_index=True)
     columns[:, 8] = np.log1p(np.bincount(owner, digits, n))

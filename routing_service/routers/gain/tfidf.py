@@ -75,11 +75,11 @@ class Vocabulary:
     def rows_of(self, codes: Integers, owner: Integers, count: int) -> Rows:
         """The TF-IDF rows of `count` texts from their `codes`."""
         pair, pair_owner = adjacent_pairs(codes, owner, len(self.words))
-        found = np.searchsorted(self.pairs, pair)
-        found[found == len(self.pairs)] = 0
-        in_pairs = self.pairs[found] == pair if len(self.pairs) else np.zeros(len(pair), bool)
+        places = np.searchsorted(self.pairs, pair)
+        places[places == len(self.pairs)] = 0
+        in_pairs = self.pairs[places] == pair if len(self.pairs) else np.zeros(len(pair), bool)
         known = codes >= 0
-        term = np.concatenate([codes[known], len(self.words) + found[in_pairs]])
+        term = np.concatenate([codes[known], len(self.words) + places[in_pairs]])
         key = np.concatenate([owner[known], pair_owner[in_pairs]]) * max(len(self), 1) + term
         key.sort()
         first = np.flatnonzero(np.diff(key, prepend=-1))

@@ -104,9 +104,9 @@ class BertRouter(PairwiseRouter):
         return load_forward(self.classifier, self.figures.precision, self._settings)
 
     def raw_win_rates(self, prompts: Sequence[str], pairs: Sequence[Pair]) -> Vector:
-        found = self.probabilities(prompts)
+        probabilities = self.probabilities(prompts)
         ties = 0.5 if self.figures.rule == "ties_as_half" else 0.0
-        return np.repeat((found[:, 0] + ties * found[:, 1])[:, None], len(pairs), axis=1)
+        return np.repeat((probabilities[:, 0] + ties * probabilities[:, 1])[:, None], len(pairs), axis=1)
 
     def probabilities(self, prompts: Sequence[str]) -> Vector:
         """Of the three labels, shape (prompts, 3)."""

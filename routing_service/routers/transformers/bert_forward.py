@@ -123,8 +123,8 @@ def _in_floats(classifier: Classifier, settings: Settings) -> Forward:
         return logits
 
     def run(ids: Ids, mask: Ids) -> Floats:
-        found = halving(whole, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
-        logits: Floats = found.float().cpu().numpy()
+        halves = halving(whole, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
+        logits: Floats = halves.float().cpu().numpy()
         return logits
 
     return Forward(run, 1, CUDA_TOKENS if cuda else CPU_TOKENS)

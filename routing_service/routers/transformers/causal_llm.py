@@ -108,25 +108,25 @@ class CausalLLMRouter(PairwiseRouter):
 
     def probabilities(self, prompts: Sequence[str]) -> Probabilities:
         """Of the labels, shape (prompts, labels). ScoringError where a minibatch does not fit into memory."""
-        found = np.empty((len(prompts), len(self._wins)))
+        by_prompt = np.empty((len(prompts), len(self._wins)))
         for start in range(0, len(prompts), CHUNK):
-            found[start : start + CHUNK] = self._chunk(prompts[start : start + CHUNK])
-        return found
+            by_prompt[start : start + CHUNK] = self._chunk(prompts[start : start + CHUNK])
+        return by_prompt
 
     def states(self, prompts: Sequence[str]) -> Tensor:
         """What the model makes of each prompt at the position of its verdict, shape (prompts, hidden), float32, on the
         CPU. ScoringError where a minibatch does not fit into memory."""
         rows = self.prompts.rows(prompts)
         body, prefix = self._ready
-        found = torch.empty((len(rows), self.judge.labels.shape[1]))
+        last_states = torch.empty((len(rows), self.judge.labels.shape[1]))
         with torch.inference_mode():
             for minibatch in minibatches(rows, prefix, MINIBATCH_TOKENS[body.device.type]):
                 try:
                     hidden = last_hidden(body, [rows[i] for i in minibatch.rows], prefix, minibatch.shared)
                 except torch.OutOfMemoryError as error:
                     raise ScoringError(f"the {self.name} router needs more memory than the device has") from error
-                found[minibatch.rows] = hidden.float().cpu()
-        return found
+                last_states[minibatch.rows] = hidden.float().cpu()
+        return last_states
 
     def _chunk(self, prompts: Sequence[str]) -> Probabilities:
         logits = self.states(prompts) @ self.judge.labels.float().cpu().T + self.judge.bias.float().cpu()

@@ -91,11 +91,11 @@ class Question:
         if not isinstance(values, dict) or set(values) != set(cls.__slots__):
             raise ArtifactError(f"the question is not {', '.join(cls.__slots__)}")
         try:
-            found = cls(**values | {"labels": tuple(values["labels"]), "wins": tuple(map(float, values["wins"]))})
+            prompts = cls(**values | {"labels": tuple(values["labels"]), "wins": tuple(map(float, values["wins"]))})
         except (TypeError, ValueError) as error:
             raise ArtifactError(f"the question holds something of another type: {error}") from None
-        found._check()
-        return found
+        prompts._check()
+        return prompts
 
     def _check(self) -> None:
         texts = (self.form, self.before, self.after, *self.labels)
@@ -170,7 +170,7 @@ class PromptTokens:
             text = text[:half] + text[-half:]
         if self._control is None:
             return text
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
 def _spelled(tokenizer: Any, labels: Sequence[str]) -> set[str]:

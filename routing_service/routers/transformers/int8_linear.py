@@ -44,14 +44,14 @@ def supported() -> bool:
 @contextmanager
 def observed(model: nn.Module) -> Iterator[list[Inputs]]:
     """Notes what the model's linear layers read, while it reads one text inside."""
-    found: list[Inputs] = []
+    observations: list[Inputs] = []
     seen: dict[int, tuple[Tensor, Inputs]] = {}  # holds the tensors, so that no two of them have one id
 
     def note(name: str, values: Tensor) -> None:
         if id(values) not in seen:
             flat = values.reshape(-1, values.shape[-1])
             seen[id(values)] = (values, Inputs([], flat[min(OPENING, len(flat) - 1) :].abs().amax(0)))
-            found.append(seen[id(values)][1])
+            observations.append(seen[id(values)][1])
         seen[id(values)][1].layers.append(name)
 
     hooks = [
@@ -60,7 +60,7 @@ def observed(model: nn.Module) -> Iterator[list[Inputs]]:
         if isinstance(layer, nn.Linear)
     ]
     try:
-        yield found
+        yield observations
     finally:
         seen.clear()
         for hook in hooks:
@@ -73,16 +73,16 @@ def quantized(model: nn.Module, inputs: list[Inputs]) -> nn.Module:
     Layers that read the same are one product of matrices.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    found = copy.deepcopy(model, shared)
+    copied = copy.deepcopy(model, shared)
     for group in inputs:
         layers = [cast(nn.Linear, model.get_submodule(name)) for name in group.layers]
         joint = _Joint(layers, group.peaks)
         start = 0
         for name, layer in zip(group.layers, layers, strict=True):
             parent, _, own = name.rpartition(".")
-            setattr(found.get_submodule(parent), own, _Part(joint, start, start + layer.out_features))
+            setattr(copied.get_submodule(parent), own, _Part(joint, start, start + layer.out_features))
             start += layer.out_features
-    return found
+    return copied
 
 
 class _Joint:

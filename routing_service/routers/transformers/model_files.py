@@ -70,13 +70,13 @@ def unpack_model(saved: Artifact, cls: Any, *, dtype: torch.dtype | None = None)
         with torch.device("meta"):
             concrete = type(cls.from_config(config, trust_remote_code=False))
         with quiet():
-            model, found = concrete.from_pretrained(
+            model, loading = concrete.from_pretrained(
                 None, config=config, state_dict=weights, output_loading_info=True, local_files_only=True,
                 **({} if dtype is None else {"dtype": dtype}),
             )  # fmt: skip
     except Exception as error:  # a configuration that is wrong may fail anywhere
         raise ArtifactError(f"the {saved.kind} artifact's model cannot be rebuilt: {_reason(error)}") from error
-    wrong = sorted(found["missing_keys"]) + sorted(found["unexpected_keys"])
+    wrong = sorted(loading["missing_keys"]) + sorted(loading["unexpected_keys"])
     if wrong:
         raise ArtifactError(f"the {saved.kind} artifact's weights are not those of its model: {wrong[0]!r}")
     return model.eval()

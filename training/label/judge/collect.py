@@ -53,12 +53,12 @@ def collect_judgements(database: Database) -> Collected:
             .group_by(Judgement.batch_id, Batch.created_at)
             .order_by(Batch.created_at, Judgement.batch_id)
         ).all()
-    found = Collected()
+    collected = Collected()
     for batch_id in ended:
         with database.transaction() as session:
             if try_lock(session, f"judgements:{batch_id}"):
-                found += _collect(session, batch_id)
-    return found
+                collected += _collect(session, batch_id)
+    return collected
 
 
 def collected_of(session: Session, batch_id: str) -> Collected | None:
@@ -134,8 +134,8 @@ def _scores(read: Sequence[tuple[Judgement, str]], prompts: dict[int, str]) -> I
 
 
 def _prompts(session: Session, batch_id: str, lines: set[int]) -> dict[int, str]:
-    found = session.execute(
+    rows = session.execute(
         text("select line, body from requests where batch_id = :id and line = any(cast(:lines as int[]))"),
         {"id": batch_id, "lines": sorted(lines)},
     )
-    return {line: prompt_text(orjson.loads(body)) for line, body in found}
+    return {line: prompt_text(orjson.loads(body)) for line, body in rows}

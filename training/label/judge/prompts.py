@@ -66,10 +66,10 @@ def template_names(mode: str) -> list[str]:
 def read_verdict(mode: str, reply: str) -> str:
     """What a judge's reply says: `a`, `b`, `tie`, or `1` to `5`; `unparsed` unless its last line is just that."""
     lines = reply.strip().splitlines()
-    found = _REPLIES[mode].fullmatch(lines[-1].strip()) if lines else None
-    if found is None:
+    match = _REPLIES[mode].fullmatch(lines[-1].strip()) if lines else None
+    if match is None:
         return UNPARSED
-    return _VERDICTS.get(found[1], found[1])
+    return _VERDICTS.get(match[1], match[1])
 
 
 def mode_of(name: str) -> str:
