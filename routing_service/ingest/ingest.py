@@ -47,11 +47,11 @@ class _SupersededError(Exception):
     """The batch no longer waits for its ingest: undo the copy."""
 
 
-def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> list[int] | None:
+def ingest(database: Database, settings: Settings, prices: PriceBook, batch_id: str) -> BatchState | None:
     """Ingest a batch that is `validating`: it becomes `in_progress`, or `failed` with its errors.
 
-    Returns the first lines of its score ranges (none for a batch that failed), or None when there was
-    nothing to do: ingested or cancelled already, or another runner is at it.
+    Returns the state that it got, or None when there was nothing to do: ingested or cancelled already, or another
+    runner is at it.
     """
     with database.transaction() as session:
         if not try_lock(session, f"ingest:{batch_id}"):
@@ -135,13 +135,12 @@ def _lock(session: Session, batch: Batch) -> None:
         raise _SupersededError
 
 
-def _accept(session: Session, batch: Batch, intake: Intake) -> list[int]:
+def _accept(session: Session, batch: Batch, intake: Intake) -> BatchState:
     now = _now(session)
     step = intake.settings.score.range_lines
-    first_lines = list(range(1, intake.total + 1, step))
     ranges = [
         {"batch_id": batch.id, "first_line": first, "last_line": min(first + step - 1, intake.total)}
-        for first in first_lines
+        for first in range(1, intake.total + 1, step)
     ]
     session.execute(insert(ScoreRange), ranges)
     _follow_alias(batch, intake.alias or "", intake.settings)
@@ -152,7 +151,7 @@ def _accept(session: Session, batch: Batch, intake: Intake) -> list[int]:
     batch.line_priorities = sorted(intake.priorities, reverse=True)
     batch.state = BatchState.IN_PROGRESS
     batch.in_progress_at = batch.announced_at = now
-    return first_lines
+    return batch.state
 
 
 def _follow_alias(batch: Batch, alias: str, settings: Settings) -> None:
@@ -165,7 +164,7 @@ def _follow_alias(batch: Batch, alias: str, settings: Settings) -> None:
         batch.options = batch.options | mode
 
 
-def _fail(session: Session, batch: Batch, intake: Intake) -> list[int] | None:
+def _fail(session: Session, batch: Batch, intake: Intake) -> BatchState | None:
     try:
         _lock(session, batch)
     except _SupersededError:
@@ -175,7 +174,7 @@ def _fail(session: Session, batch: Batch, intake: Intake) -> list[int] | None:
     batch.error_count = intake.error_count
     batch.state = BatchState.FAILED
     batch.failed_at = now
-    return []
+    return batch.state
 
 
 def _now(session: Session) -> datetime:

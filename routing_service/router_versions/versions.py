@@ -71,13 +71,6 @@ def active(session: Session) -> RouterVersion | None:
     return session.scalar(query.execution_options(populate_existing=True))
 
 
-def before_active(session: Session) -> int | None:
-    """The number of the version that `rollback` would go back to; None: to the built-in router."""
-    top = _top(session)
-    beneath = session.get(Promotion, top.beneath_id) if top and top.beneath_id else None
-    return beneath.router_version_id if beneath else None
-
-
 def to_serve(session: Session) -> list[tuple[int, bool]]:
     """The versions that may serve, the active one and then the one before it; of each whether it rests, as it could
     lately not be loaded. Empty while the built-in router serves."""
@@ -124,24 +117,6 @@ def rollback(session: Session, reason: str = "rollback") -> int | None:
     session.add(Promotion(router_version_id=number, beneath_id=further, rolled_back=True, reason=reason))
     session.flush()
     return number
-
-
-def retire(session: Session, number: int) -> bool:
-    """Say of a candidate that it will not be promoted. False where it is retired already.
-
-    ConflictError (`version_active`) for the active version: another one is promoted in its stead, or it is rolled back.
-    """
-    one_at_a_time(session)
-    version = find(session, number)
-    if version.state is VersionState.ACTIVE:
-        raise ConflictError(
-            f"{version_name(number)} is active: promote another version, or roll it back.", code="version_active"
-        )
-    if version.state is VersionState.RETIRED:
-        return False
-    version.state, version.retired_at = VersionState.RETIRED, _now(session)
-    session.flush()
-    return True
 
 
 def note_failure(session: Session, number: int, failure: str) -> None:

@@ -154,7 +154,7 @@ def test_a_paused_batch_expires_and_says_why_it_waited(api: Api, client: OpenAI)
 def test_a_batch_that_fails_its_validation_while_it_is_paused_is_not_shown_as_paused(api: Api, client: OpenAI) -> None:
     batch_id = submit(client, 5, budget_usd="0.000001")
     ask(client, batch_id, "pause")
-    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) == []
+    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) is BatchState.FAILED
     failed = client.batches.retrieve(batch_id)
     assert (failed.status, shown(failed)["paused"]) == ("failed", None)
 

@@ -22,7 +22,7 @@ from routing_service.db import Database
 from routing_service.dispatch.sweep import sweep
 from routing_service.events import IngestDue, PlanDue
 from routing_service.ingest.ingest import ingest
-from routing_service.models import Request
+from routing_service.models import BatchState, Request
 from routing_service.money.pricing import price_book
 from routing_service.planning import Ranking, steps
 from routing_service.plans.plan import plan
@@ -43,7 +43,7 @@ def test_a_plan_says_how_far_it_is_and_then_what_budgets_buy(api: Api, client: O
     response = client.get(f"/batches/{batch_id}/plan", cast_to=httpx2.Response)
     assert (response.status_code, response.headers["retry-after"]) == (202, "1")
     assert get(client, f"/batches/{batch_id}/plan")["status"] == "validating"
-    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) == [1]
+    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) is BatchState.IN_PROGRESS
     shown = get(client, f"/batches/{batch_id}/plan")
     assert (shown["status"], shown["requests"]) == ("scoring", {"total": 80, "scored": 0})
     score_all(api.database, api.settings, batch_id)
@@ -79,7 +79,7 @@ def test_another_keys_plan_is_not_found(api: Api, client: OpenAI) -> None:
 
 def test_a_file_that_is_refused_is_a_plan_that_failed(api: Api, client: OpenAI) -> None:
     batch_id = make_plan(client, b"no json\n")
-    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) == []
+    assert ingest(api.database, api.settings, price_book(api.settings), batch_id) is BatchState.FAILED
     shown = get(client, f"/batches/{batch_id}/plan")
     assert (shown["status"], "ladder" in shown) == ("failed", False)
     refused("plan_ended", lambda: post(client, f"/batches/{batch_id}/approve"))

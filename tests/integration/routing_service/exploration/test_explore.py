@@ -15,7 +15,7 @@ from routing_service.events import DispatchDue, FinishDue
 from routing_service.exploration.explore import explore
 from routing_service.exploration.pairs import PairedAnswer, read_pairs
 from routing_service.ingest.ingest import ingest
-from routing_service.models import Batch, BatchPurpose, Budget, Decision, Request
+from routing_service.models import Batch, BatchPurpose, BatchState, Budget, Decision, Request
 from routing_service.money import ledger
 from routing_service.money.pricing import price_book
 from routing_service.plans.plan import plan
@@ -174,7 +174,7 @@ def test_batch_and_exploration_together_never_spend_more_than_was_asked_for(
 
 def test_the_least_budget_that_is_named_does_for_a_batch_that_explores(api: Api, client: OpenAI) -> None:
     refused = submit(client, explore_share=0.1, budget_usd="0.0001")
-    assert ingest(api.database, api.settings, price_book(api.settings), refused) == []
+    assert ingest(api.database, api.settings, price_book(api.settings), refused) is BatchState.FAILED
     errors = client.batches.retrieve(refused).errors
     assert errors is not None
     assert errors.data is not None
@@ -185,7 +185,7 @@ def test_the_least_budget_that_is_named_does_for_a_batch_that_explores(api: Api,
         api.database, api.settings, price_book(api.settings), submit(client, explore_share=0.1, budget_usd=least)
     )
     without = submit(client, budget_usd=f"{0.94 * float(least):.9f}")
-    assert ingest(api.database, api.settings, price_book(api.settings), without) == []
+    assert ingest(api.database, api.settings, price_book(api.settings), without) is BatchState.FAILED
 
 
 def test_a_top_up_goes_to_the_batch_itself(api: Api, client: OpenAI) -> None:

@@ -19,7 +19,7 @@ from routing_service.settings import Settings
 from tests.support.factories import chat_file, chat_line, make_batch, make_file, make_key, make_settings, new_batch
 
 
-def run(database: Database, batch_id: str, settings: Settings | None = None) -> list[int] | None:
+def run(database: Database, batch_id: str, settings: Settings | None = None) -> BatchState | None:
     settings = settings or make_settings()
     return ingest(database, settings, price_book(settings), batch_id)
 
@@ -37,7 +37,7 @@ def count(database: Database, table: type[Request] | type[ScoreRange]) -> int:
 def refused(database: Database, content: bytes | list[Any], **limits: int) -> list[tuple[str, int | None]]:
     """Codes and lines of the errors that a batch over this file fails with."""
     batch_id = new_batch(database, content)
-    assert run(database, batch_id, make_settings(limits=limits)) == []
+    assert run(database, batch_id, make_settings(limits=limits)) is BatchState.FAILED
     batch = batch_of(database, batch_id)
     assert batch.state is BatchState.FAILED
     assert batch.failed_at is not None
@@ -49,7 +49,7 @@ def refused(database: Database, content: bytes | list[Any], **limits: int) -> li
 
 def test_a_valid_file_becomes_requests_and_ranges(database: Database) -> None:
     batch_id = new_batch(database, 25)
-    assert run(database, batch_id, make_settings(score={"range_lines": 10})) == [1, 11, 21]
+    assert run(database, batch_id, make_settings(score={"range_lines": 10})) is BatchState.IN_PROGRESS
     batch = batch_of(database, batch_id)
     assert (batch.state, batch.total, batch.model) == (BatchState.IN_PROGRESS, 25, "routebatch-auto")
     assert batch.in_progress_at is not None
@@ -81,7 +81,7 @@ def test_chunks_may_cut_lines_anywhere(database: Database, chunk_bytes: int) -> 
     with database.transaction() as session:
         key = make_key(session)
         batch_id = make_batch(session, key, make_file(session, key, content, chunk_bytes)).id
-    assert run(database, batch_id) == [1]
+    assert run(database, batch_id) is BatchState.IN_PROGRESS
     assert batch_of(database, batch_id).total == 5
 
 
@@ -133,13 +133,13 @@ def test_only_some_errors_are_listed_and_all_are_counted(database: Database) -> 
 
 def test_a_budget_too_small_for_all_weak_is_refused_with_the_least_that_would_do(database: Database) -> None:
     poor = new_batch(database, 20, budget_nano=1000)
-    assert run(database, poor) == []
+    assert run(database, poor) is BatchState.FAILED
     error = (batch_of(database, poor).errors or [])[0]
     assert (error["code"], error["param"], error["line"]) == ("budget_too_small", "budget_usd", None)
     least = int(float(error["message"].rsplit("$", 1)[1].rstrip(".")) * 1e9 + 0.5)
     assert count(database, Request) == 0
-    assert run(database, new_batch(database, 20, budget_nano=least - 2000)) == []
-    assert run(database, new_batch(database, 20, budget_nano=least)) == [1]
+    assert run(database, new_batch(database, 20, budget_nano=least - 2000)) is BatchState.FAILED
+    assert run(database, new_batch(database, 20, budget_nano=least)) is BatchState.IN_PROGRESS
 
 
 def test_a_pinned_line_counts_at_its_own_model(database: Database) -> None:
@@ -160,13 +160,13 @@ def test_a_threshold_alias_sets_router_and_mode(database: Database) -> None:
 
 def test_a_candidate_that_is_no_longer_configured_fails_the_batch(database: Database) -> None:
     batch_id = new_batch(database, 2, candidates=["gone", "strong"])
-    assert run(database, batch_id) == []
+    assert run(database, batch_id) is BatchState.FAILED
     assert [error["code"] for error in batch_of(database, batch_id).errors or []] == ["unpriced_model"]
 
 
 def test_a_second_ingest_changes_nothing(database: Database) -> None:
     batch_id = new_batch(database, 3)
-    assert run(database, batch_id) == [1]
+    assert run(database, batch_id) is BatchState.IN_PROGRESS
     assert run(database, batch_id) is None
     assert count(database, Request) == 3
     assert run(database, "batch_unknown") is None
@@ -174,13 +174,13 @@ def test_a_second_ingest_changes_nothing(database: Database) -> None:
 
 def test_only_one_of_many_runners_ingests(database: Database) -> None:
     batch_id = new_batch(database, 300)
-    outcomes: list[list[int] | None] = []
+    outcomes: list[BatchState | None] = []
     threads = [threading.Thread(target=lambda: outcomes.append(run(database, batch_id))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(outcomes, key=str) == [None, None, None, [1]]
+    assert sorted(outcomes, key=str) == [None, None, None, BatchState.IN_PROGRESS]
     assert count(database, Request) == 300
 
 
@@ -222,7 +222,7 @@ def test_an_ingest_that_died_leaves_nothing_and_can_be_run_again(database: Datab
         ingest(database, make_settings(), InterruptedPrices(die), batch_id)
     assert batch_of(database, batch_id).state is BatchState.VALIDATING
     assert count(database, Request) == 0
-    assert run(database, batch_id) == [1]
+    assert run(database, batch_id) is BatchState.IN_PROGRESS
 
 
 def test_a_huge_line_is_refused_without_being_held() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from routing_service.db import Database
 from routing_service.ingest.ingest import ingest
-from routing_service.models import Request
+from routing_service.models import BatchState, Request
 from routing_service.money.pricing import price_book
 from routing_service.routers.registry import Routers
 from routing_service.scoring.score import score
@@ -31,7 +31,7 @@ def test_a_batch_is_scored_by_the_artifact_that_it_names(database: Database, tmp
         file = client.files.create(file=("a.jsonl", content), purpose="batch")
         wish = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch_id = client.batches.create(**wish, extra_body={"routing": {"router": "mine"}}).id  # type: ignore[arg-type]
-        assert ingest(database, settings, price_book(settings), batch_id) == [1]
+        assert ingest(database, settings, price_book(settings), batch_id) is BatchState.IN_PROGRESS
         assert score(database, settings, price_book(settings), Routers(settings), batch_id, 1)
         shown = client.batches.retrieve(batch_id).model_dump()["routing"]
         with pytest.raises(BadRequestError, match="Routers: auto, gain, mine, random"):
