@@ -1,9 +1,10 @@
-"""The Qini coefficient (lift) of a ranking: what it gains over a random one, and how surely. Pure.
+"""The Qini coefficient of a ranking: what it gains over a random one, and how surely. Pure.
 
-A ranking's gain at a share c is the summed gain of the c prompts that it sends to the strong model first. Its lift is
-the mean of that over all c from 0 to 1, less a random ranking's, in points of quality: APGR = 1/2 + lift / mean gain.
-Unlike APGR it needs no gap between the models, and it is linear in the gains: nothing is divided by a gap that may be
-noise. A ranking turned around has the same lift, negative; one that tells nothing apart has none. Ties are one step.
+A ranking's gain at a share c is the summed gain of the c prompts that it sends to the strong model first. Its Qini
+coefficient is the mean of that over all c from 0 to 1, less a random ranking's, in points of quality:
+APGR = 1/2 + Qini / mean gain. Unlike APGR it needs no gap between the models, and it is linear in the gains: nothing is
+divided by a gap that may be noise. A ranking turned around has the same coefficient, negative; one that tells nothing
+apart has none. Ties are one step.
 
 Errors are those of the first-order (Hájek) projection of this U-statistic over prompts, with an allowance for what it
 leaves out. They need no random draws, so that the same evidence always gives the same interval, and more of the same a
@@ -21,7 +22,7 @@ from training.evaluate.intervals import standard_errors
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["Estimate", "difference", "effective", "lift", "mean"]
+__all__ = ["Estimate", "difference", "effective", "mean", "qini"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class Estimate:
         return self.value - reach, self.value + reach
 
 
-def lift(scores: Floats, gain: Floats, weight: Floats) -> Estimate:
+def qini(scores: Floats, gain: Floats, weight: Floats) -> Estimate:
     """Of a ranking by `scores`, the highest first. All of shape (n,): one entry a prompt, weights above 0."""
     return _estimate(*_projected(scores, gain, _shares(weight)), gain, weight)
 
 
 def difference(first: Floats, second: Floats, gain: Floats, weight: Floats) -> Estimate:
-    """The lift of `first` less that of `second`, paired by prompt: exactly 0 for rankings that are the same."""
+    """That of `first` less that of `second`, paired by prompt: exactly 0 for rankings that are the same."""
     share = _shares(weight)
     value, influence = _projected(first, gain, share)
     other, of_other = _projected(second, gain, share)
@@ -68,7 +69,7 @@ def _shares(weight: Floats) -> Floats:
 
 
 def _projected(scores: Floats, gain: Floats, share: Floats) -> tuple[float, Floats]:
-    """The lift, and by how much each prompt moves it."""
+    """The Qini coefficient, and by how much each prompt moves it."""
     order = np.argsort(scores, kind="stable")
     new = np.r_[True, np.diff(scores[order]) != 0]
     start, step = np.flatnonzero(new), np.cumsum(new) - 1

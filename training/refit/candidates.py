@@ -22,7 +22,7 @@ from training.data.decontamination import SIMILARITY, Decontamination, decontami
 from training.data.labels import DataError, require_contrast
 from training.evaluate.benchmark_sets import COMPARISONS, SETS, Benchmark, load_benchmark
 from training.evaluate.metrics import apgr, evaluate
-from training.evaluate.qini import lift
+from training.evaluate.qini import qini
 from training.fit.methods import METHODS, method
 from training.progress import Progress
 from training.refit.snapshot import Judged, Parts
@@ -163,9 +163,9 @@ def _rates(router: Router, prompts: Sequence[str], pair: Pair) -> Floats:
 
 
 def _figures(rates: Floats, part: Judged, seed: int) -> dict[str, Any]:
-    qini = lift(rates, part.gain, part.weight)
-    of_lift = {"lift": qini.value, "lift_interval": list(qini.interval())} if len(part) > 1 else {}
-    return evaluate(rates, part.gain, seed=seed).as_dict() | of_lift
+    estimate = qini(rates, part.gain, part.weight)
+    of_qini = {"qini": estimate.value, "qini_interval": list(estimate.interval())} if len(part) > 1 else {}
+    return evaluate(rates, part.gain, seed=seed).as_dict() | of_qini
 
 
 def fingerprint_of(benchmark: Benchmark) -> str:

@@ -1,4 +1,4 @@
-"""The router that serves now: what a candidate has to beat."""
+"""The champion of a re-fit: the router that serves now, which a challenger has to beat."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from routing_service.router_versions.versions import active, version_number
 from routing_service.routers.registry import AUTO, Router, Routers
 from routing_service.settings import Settings
 
-__all__ = ["Serving", "serving"]
+__all__ = ["Champion", "champion"]
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class Champion:
     """`active_id`: of the active version, which serves unless it cannot be loaded; None without one. `name`: as batches
     name the router."""
 
@@ -32,7 +32,7 @@ class Serving:
         return {name: figures["apgr"] for name, figures in held_out.items() if figures.get("apgr") is not None}
 
 
-def serving(database: Database, settings: Settings) -> Serving:
+def champion(database: Database, settings: Settings) -> Champion:
     """What batches that name no router get; of a configured router the active version takes the place, if there is one:
     candidates are to beat the best that there was."""
     with database.transaction() as session:
@@ -40,4 +40,4 @@ def serving(database: Database, settings: Settings) -> Serving:
     routers = Routers(settings, database)
     configured = settings.routing.router
     name = configured if version is None and configured != AUTO else routers.serving()
-    return Serving(None if version is None else version.id, name, routers.get(name))
+    return Champion(None if version is None else version.id, name, routers.get(name))

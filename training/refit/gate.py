@@ -3,10 +3,10 @@
 A candidate is promoted only if all of these hold on the primary set, prompts that it was not fitted on and whose gain
 (quality of strong minus weak) is known:
 
-- It beats what serves: the lower 95 % bound of the difference of their lifts (see `evaluate.qini`) is above 0. Where
+- It beats what serves: the lower 95 % bound of the difference of their Qini coefficients is above 0. Where
   several candidates were fitted, the bound holds for all of them together: the best of many is good by chance, too.
-- It beats random: the lower 95 % bound of its lift is above 0. Where strong is better on the whole, that is an APGR
-  above 0.5; where it is not, APGR says nothing and the lift still does.
+- It beats random: the lower 95 % bound of its Qini coefficient is above 0. Where strong is better, that is an APGR
+  above 0.5; where it is not, APGR says nothing and the Qini coefficient does.
 - It does not fall behind the better single model: with a prompt going to strong where its win rate is above 1/2, a cut
   that is known beforehand, quality is not below that of all-strong or all-weak beyond the 95 % interval. (Most good
   routers do not exceed all-strong, they come near it for less; rates that are turned around or far off fail here.)
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluate.qini import Estimate, difference, effective, lift, mean
+from training.evaluate.qini import Estimate, difference, effective, mean, qini
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,18 +101,18 @@ def decide(
 
 def _beats_active(primary: Primary, candidates: int, figures: dict[str, Any]) -> tuple[bool, str]:
     estimate = difference(primary.candidate, primary.active, primary.gain, primary.weight)
-    figures["active"] = _ranking(lift(primary.active, primary.gain, primary.weight), primary, 1)
+    figures["active"] = _ranking(qini(primary.active, primary.gain, primary.weight), primary, 1)
     figures["difference"] = _shown(estimate, candidates)
     low, high = estimate.interval(candidates)
-    told = f"its lift less the active router's is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
+    told = f"its Qini coefficient less the active router's is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
     return (True, f"better than the active router: {told}") if low > 0 else (False, f"not shown to be better: {told}")
 
 
 def _beats_random(primary: Primary, candidates: int, figures: dict[str, Any]) -> tuple[bool, str]:
-    estimate = lift(primary.candidate, primary.gain, primary.weight)
+    estimate = qini(primary.candidate, primary.gain, primary.weight)
     figures["candidate"] = _ranking(estimate, primary, candidates)
     low, high = estimate.interval(candidates)
-    told = f"its lift is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
+    told = f"its Qini coefficient is {estimate.value:.4f} ({low:.4f} to {high:.4f})"
     return (True, f"better than random: {told}") if low > 0 else (False, f"not shown to be better than random: {told}")
 
 
@@ -139,7 +139,7 @@ def _holds(benchmark: Benchmarked, margin: float) -> tuple[bool, str]:
 
 def _ranking(ranking: Estimate, primary: Primary, tests: int) -> dict[str, Any]:
     gap = float(np.average(primary.gain, weights=primary.weight))
-    return {"lift": _shown(ranking, tests), "apgr": 0.5 + ranking.value / gap if gap > LEAST_GAP else None}
+    return {"qini": _shown(ranking, tests), "apgr": 0.5 + ranking.value / gap if gap > LEAST_GAP else None}
 
 
 def _shown(estimate: Estimate, tests: int) -> dict[str, Any]:

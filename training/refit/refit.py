@@ -29,8 +29,8 @@ from routing_service.settings import Settings
 from training.evaluate.benchmark_sets import Benchmark
 from training.progress import Progress, silent
 from training.refit.candidates import fingerprint_of, known_methods, load_benchmarks
-from training.refit.champion import Serving, serving
-from training.refit.contest import Contest, hold
+from training.refit.challenge import Challenge, hold
+from training.refit.champion import Champion, champion
 from training.refit.drift import traffic_similarity
 from training.refit.record import COMPARED, begin, end, levels, note, only_one
 from training.refit.snapshot import Snapshot, take_snapshot
@@ -111,30 +111,30 @@ class _Run:
         if self.number is not None:
             note(self.database, self.number, rows=rows, fingerprint=fingerprint, last_comparison_id=snapshot.ids[1])
         benchmarks = load_benchmarks(self.settings, snapshot.pair)
-        now = serving(self.database, self.settings)
+        now = champion(self.database, self.settings)
         basis = self._basis(snapshot, benchmarks)
         if self.number is not None and self.trigger is not RefitTrigger.MANUAL and self._is_known(basis, now):
             self._end_unchanged(basis, now, snapshot)
             return Refitted(RefitOutcome.UNCHANGED, UNCHANGED, self.number, rows, fingerprint)
         with tempfile.TemporaryDirectory(prefix="refit-") as temporary:
-            contest = hold(snapshot, now, benchmarks, self.settings, Path(temporary), self.progress)
-            figures = contest.figures | {"asked": self.asked, "similarity": self._similarity(snapshot)}
+            challenge = hold(snapshot, now, benchmarks, self.settings, Path(temporary), self.progress)
+            figures = challenge.figures | {"asked": self.asked, "similarity": self._similarity(snapshot)}
             if store is None:
-                return Refitted(*_of(contest), None, rows, fingerprint, figures=figures)
-            artifacts = [store.put(candidate.directory) for candidate in contest.candidates]
-        outcome, reason, ids = self._keep(contest, artifacts, now, basis, figures)
+                return Refitted(*_of(challenge), None, rows, fingerprint, figures=figures)
+            artifacts = [store.put(candidate.directory) for candidate in challenge.candidates]
+        outcome, reason, ids = self._keep(challenge, artifacts, now, basis, figures)
         return Refitted(outcome, reason, self.number, rows, fingerprint, ids, figures)
 
     def _keep(
-        self, contest: Contest, artifacts: list[str], now: Serving, basis: str, figures: dict[str, Any]
+        self, challenge: Challenge, artifacts: list[str], now: Champion, basis: str, figures: dict[str, Any]
     ) -> tuple[RefitOutcome, str, list[int]]:
         """All that a re-fit leaves, in one transaction."""
         assert self.number is not None
-        outcome, reason = _of(contest)
+        outcome, reason = _of(challenge)
         with self.database.transaction() as session:
             one_at_a_time(session)
             ids = [
-                self._register(session, contest, place, artifact, reason) for place, artifact in enumerate(artifacts)
+                self._register(session, challenge, place, artifact, reason) for place, artifact in enumerate(artifacts)
             ]
             against = _objection(session, ids[0], now) if outcome is RefitOutcome.PROMOTED else None
             if against is not None:
@@ -142,19 +142,19 @@ class _Run:
             promoted = outcome is RefitOutcome.PROMOTED
             if promoted:
                 promote(session, ids[0], f"re-fit {self.number}: {reason}")
-            figures["calibration"] = contest.excess[0 if promoted else 1]
+            figures["calibration"] = challenge.excess[0 if promoted else 1]
             serves = version_name(ids[0]) if promoted else now.name
             end(session, self.number, outcome, reason, version_ids=ids, figures=figures, basis=f"{basis} {serves}")
         return outcome, reason, ids
 
-    def _register(self, session: Session, contest: Contest, place: int, artifact: str, reason: str) -> int:
-        candidate = contest.candidates[place]
-        said = reason if place == 0 else f"{contest.candidates[0].method} was the better candidate"
+    def _register(self, session: Session, challenge: Challenge, place: int, artifact: str, reason: str) -> int:
+        candidate = challenge.candidates[place]
+        said = reason if place == 0 else f"{challenge.candidates[0].method} was the better candidate"
         details = {"refit": self.number, "reason": said, "metadata": candidate.metadata}
         number = register(session, method=candidate.method, artifact=artifact, details=details)
         session.add_all(
             Evaluation(router_version_id=number, dataset=name, fingerprint=fingerprint, metrics=metrics)
-            for name, (fingerprint, metrics) in contest.measured[place].evaluations.items()
+            for name, (fingerprint, metrics) in challenge.measured[place].evaluations.items()
         )
         return number
 
@@ -170,12 +170,12 @@ class _Run:
         ]
         return sha256(json.dumps(told).encode()).hexdigest()
 
-    def _is_known(self, basis: str, now: Serving) -> bool:
+    def _is_known(self, basis: str, now: Champion) -> bool:
         with self.database.transaction() as session:
             compared = select(Refit.basis).where(Refit.outcome.in_(COMPARED)).order_by(Refit.id.desc()).limit(1)
             return session.scalar(compared) == f"{basis} {now.name}"
 
-    def _end_unchanged(self, basis: str, now: Serving, snapshot: Snapshot) -> None:
+    def _end_unchanged(self, basis: str, now: Champion, snapshot: Snapshot) -> None:
         """What asked for it is usual from now on: asking again would change nothing."""
         assert self.number is not None
         is_usual = {"similarity": self._similarity(snapshot)} if self.trigger is RefitTrigger.DRIFT else {}
@@ -195,12 +195,12 @@ class _Run:
             return traffic_similarity(session, snapshot.ids[1])
 
 
-def _of(contest: Contest) -> tuple[RefitOutcome, str]:
-    outcome = RefitOutcome.PROMOTED if contest.verdict.promote else RefitOutcome.REFUSED
-    return outcome, "; ".join(contest.verdict.reasons)
+def _of(challenge: Challenge) -> tuple[RefitOutcome, str]:
+    outcome = RefitOutcome.PROMOTED if challenge.verdict.promote else RefitOutcome.REFUSED
+    return outcome, "; ".join(challenge.verdict.reasons)
 
 
-def _objection(session: Session, number: int, now: Serving) -> str | None:
+def _objection(session: Session, number: int, now: Champion) -> str | None:
     """Why a candidate that the gate lets through is not promoted after all."""
     serves = active(session)
     if (serves.id if serves else None) != now.active_id:

@@ -16,7 +16,7 @@ from routing_service.db import Database
 from routing_service.models import Comparison, Refit, RefitOutcome, RefitTrigger
 from routing_service.routers.random import RandomRouter
 from routing_service.settings import Settings
-from training.refit.champion import serving
+from training.refit.champion import champion
 from training.refit.drift import excess_error, traffic_similarity
 from training.refit.record import COMPARED, levels, listed
 from training.refit.snapshot import compared_since
@@ -83,7 +83,7 @@ def _by_calibration(database: Database, settings: Settings, last: int, before: f
         fresh = compared_since(session, settings, last, MOST_FRESH)
     if len(fresh) < LEAST_FRESH:
         return None
-    router = serving(database, settings).router
+    router = champion(database, settings).router
     if isinstance(router, RandomRouter):  # its rates say nothing, so that they cannot come to say less
         return None
     strong, weak = settings.candidates[-1], settings.candidates[0]

@@ -29,7 +29,7 @@ from tests.support.routers.topics_fake import CLASSES, PLACES, TopicsRouter
 from tests.support.routers.trained import compare, kept, learning_settings, run, wait_for_locks
 from training.data.labels import DataError
 from training.fit import methods
-from training.refit.champion import Serving
+from training.refit.champion import Champion
 from training.refit.record import listed, only_one
 from training.refit.refit import refit
 
@@ -65,7 +65,7 @@ def test_a_better_router_is_promoted_and_one_of_flipped_labels_refused_with_its_
     assert (first.outcome, first.rows, serves(database)) == (RefitOutcome.PROMOTED, 400, first.version_ids[0])
     assert "better than the active router" in first.reason
     assert first.figures["primary"] == "hold-out"
-    assert first.figures["gate"]["active"]["lift"]["value"] == pytest.approx(0)  # a random router has no luck
+    assert first.figures["gate"]["active"]["qini"]["value"] == pytest.approx(0)  # a random router has no luck
     with database.transaction() as session:
         version = session.get_one(RouterVersion, first.version_ids[0])
         evaluations = session.scalars(select(Evaluation)).all()
@@ -80,7 +80,7 @@ def test_a_better_router_is_promoted_and_one_of_flipped_labels_refused_with_its_
     flip_what_is_fitted_on(database)
     second = run(database, settings)
     assert second.outcome is RefitOutcome.REFUSED
-    assert second.reason.startswith("not shown to be better: its lift less the active router's is -")
+    assert second.reason.startswith("not shown to be better: its Qini coefficient less the active router's is -")
     assert serves(database) == version.id
     with database.transaction() as session:
         refused = session.get_one(RouterVersion, second.version_ids[0])
@@ -159,12 +159,12 @@ def test_a_method_that_fails_leaves_the_others_and_a_router_that_cannot_score_is
     compare(database)
     settings = learning_settings(tmp_path, methods=["gain", "topics"])
     monkeypatch.setattr("training.fit.gain.fit", lambda *_, **__: 1 / 0)
-    lost = Serving(None, "lost", Lost(np.zeros(2), {}))
-    monkeypatch.setattr("training.refit.refit.serving", lambda *_: lost)
+    lost = Champion(None, "lost", Lost(np.zeros(2), {}))
+    monkeypatch.setattr("training.refit.refit.champion", lambda *_: lost)
     found = run(database, settings)
     assert (found.outcome, len(found.version_ids)) == (RefitOutcome.PROMOTED, 1)
     assert found.figures["failed"] == {"gain": "ZeroDivisionError: division by zero"}
-    assert found.figures["serving"]["trouble"] == "it knows no such model"
+    assert found.figures["champion"]["trouble"] == "it knows no such model"
 
 
 def test_without_a_store_nothing_is_fitted(database: Database, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.evaluate.metrics import apgr
-from training.evaluate.qini import difference, effective, lift
+from training.evaluate.qini import difference, effective, qini
 from training.refit.gate import Benchmarked, Primary, decide
 
 Floats = npt.NDArray[np.float64]
@@ -56,7 +56,7 @@ def test_a_candidate_of_flipped_labels_is_refused_on_every_count() -> None:
     rates, gain = traffic(300)
     promote, reasons = judged(1 - rates, gain, active=rates)
     assert not promote
-    assert "not shown to be better: its lift less the active router's is -" in reasons
+    assert "not shown to be better: its Qini coefficient less the active router's is -" in reasons
     assert "not shown to be better than random" in reasons
 
 
@@ -72,7 +72,7 @@ def test_rates_that_send_everything_to_the_worse_model_are_behind_the_better_sin
 def test_a_candidate_and_its_opposite_are_never_both_promoted(found: Primary) -> None:
     turned = replace(found, candidate=1 - found.candidate)
     assert not (decide(found).promote and decide(turned).promote)
-    if lift(found.candidate, found.gain, found.weight).value <= 0:
+    if qini(found.candidate, found.gain, found.weight).value <= 0:
         assert not decide(found).promote
 
 
@@ -133,18 +133,18 @@ def test_the_best_of_many_candidates_has_to_be_better_by_more() -> None:
 def test_the_lift_is_what_apgr_is_above_one_half_in_points_of_quality() -> None:
     rates, gain = traffic(200)
     scores = np.round(rates, 1)
-    found = lift(scores, gain, np.ones(200))
+    found = qini(scores, gain, np.ones(200))
     assert 0.5 + found.value / gain.mean() == pytest.approx(apgr(scores, gain))
-    assert lift(-scores, gain, np.ones(200)).value == pytest.approx(-found.value)
-    assert lift(np.zeros(200), gain, np.ones(200)).value == pytest.approx(0)
+    assert qini(-scores, gain, np.ones(200)).value == pytest.approx(-found.value)
+    assert qini(np.zeros(200), gain, np.ones(200)).value == pytest.approx(0)
 
 
 def test_a_prompt_of_weight_two_counts_as_two() -> None:
     rates, gain = traffic(80)
     weight = np.where(np.arange(80) % 3 == 0, 2.0, 1.0)
     twice = np.repeat(np.arange(80), weight.astype(int))
-    found = lift(rates, gain, weight)
-    assert found.value == pytest.approx(lift(rates[twice], gain[twice], np.ones(len(twice))).value)
+    found = qini(rates, gain, weight)
+    assert found.value == pytest.approx(qini(rates[twice], gain[twice], np.ones(len(twice))).value)
     assert effective(np.ones(7)) == pytest.approx(7)
 
 
@@ -152,11 +152,11 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     draw = np.random.default_rng(3)
     rates, gain = traffic(100_000, seed=4)
     noisy = rates + draw.random(100_000)
-    truth = lift(noisy, gain, np.ones(100_000)).value
+    truth = qini(noisy, gain, np.ones(100_000)).value
     held = 0
     for _ in range(200):
         rows = draw.integers(100_000, size=100)
-        low, high = lift(noisy[rows], gain[rows], np.ones(100)).interval()
+        low, high = qini(noisy[rows], gain[rows], np.ones(100)).interval()
         held += low <= truth <= high
     assert 180 <= held <= 199
 

@@ -1,4 +1,4 @@
-"""The contest of a re-fit: its candidates beside the router that serves, on what none of them was fitted on."""
+"""The challenge of a re-fit: its candidates beside the router that serves, on what none of them was fitted on."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from routing_service.routers.registry import Router
 from routing_service.settings import Settings
 from training.data.labels import DataError
 from training.evaluate.benchmark_sets import Benchmark
-from training.evaluate.qini import lift
+from training.evaluate.qini import qini
 from training.progress import Progress
 from training.refit.candidates import Candidate, Measured, fit_all, measured, without
-from training.refit.champion import Serving
+from training.refit.champion import Champion
 from training.refit.drift import excess_error
 from training.refit.gate import Benchmarked, Primary, Verdict, decide
 from training.refit.snapshot import Judged, Parts, Snapshot, split
 
 LEAST_FOR_CALIBRATION = 100  # prompts: of fewer the error is nearly all chance
 
-__all__ = ["LEAST_FOR_CALIBRATION", "Contest", "hold"]
+__all__ = ["LEAST_FOR_CALIBRATION", "Challenge", "hold"]
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class Challenge:
     """The candidates, the best one first, what was measured of each, and the gate's verdict on the best.
 
     `excess` is the calibration error beyond chance on the hold-out, of the best candidate and of what serves; None
@@ -45,12 +45,12 @@ class Contest:
 
 def hold(
     snapshot: Snapshot,
-    now: Serving,
+    now: Champion,
     benchmarks: Sequence[Benchmark],
     settings: Settings,
     directory: Path,
     progress: Progress,
-) -> Contest:
+) -> Challenge:
     """Fit the candidates into `directory` and compare. DataError where there is too little to fit on."""
     learning = settings.learning
     parts = split(snapshot, learning.hold_out, learning.seed)
@@ -78,7 +78,7 @@ def hold(
     told = {
         "primary": primary,
         "gate": verdict.figures,
-        "serving": {"router": now.name, "trouble": trouble, "evaluations": _shown(old)},
+        "champion": {"router": now.name, "trouble": trouble, "evaluations": _shown(old)},
         "candidates": {one.method: _shown(evaluated) for one, evaluated in zip(candidates, new, strict=True)},
         "failed": failed,
         "fitted": {"prompts": len(fitted.prompts), "rows": len(fitted)},
@@ -86,10 +86,10 @@ def hold(
         "bad_rows": snapshot.bad,
         "decontamination": left_out.as_dict(),
     }
-    return Contest(candidates, new, verdict, (_excess(new[0], parts.held), _excess(old, parts.held)), told)
+    return Challenge(candidates, new, verdict, (_excess(new[0], parts.held), _excess(old, parts.held)), told)
 
 
-def _of_serving(now: Serving, measure: Callable[[Router], Measured]) -> tuple[Measured, str | None]:
+def _of_serving(now: Champion, measure: Callable[[Router], Measured]) -> tuple[Measured, str | None]:
     """What a candidate has to beat. A router that cannot score these models (its batches go unscored) is as good as a
     random one, and must not stand in the way of one that can."""
     try:
@@ -103,7 +103,7 @@ def _of_serving(now: Serving, measure: Callable[[Router], Measured]) -> tuple[Me
 def _compare(
     candidates: Sequence[Measured], serving: Measured, parts: Parts, settings: Settings
 ) -> tuple[str, list[int], Verdict]:
-    """The primary set, the candidates in the order of their lift on it, and the verdict on the first.
+    """The primary set, the candidates in the order of their Qini coefficient on it, and the verdict on the first.
 
     The primary set is the held-out pairs of live traffic where they are enough, else all of the hold-out.
     """
@@ -111,8 +111,8 @@ def _compare(
     on_live = len(parts.live) >= learning.least_pairs
     part = parts.live if on_live else parts.held
     rates = [candidate.live if on_live else candidate.held for candidate in candidates]
-    lifts = [lift(of_one, part.gain, part.weight).value if len(part) else 0.0 for of_one in rates]
-    order = np.argsort(-np.array(lifts), kind="stable").tolist()
+    qinis = [qini(of_one, part.gain, part.weight).value if len(part) else 0.0 for of_one in rates]
+    order = np.argsort(-np.array(qinis), kind="stable").tolist()
     best = candidates[order[0]]
     verdict = decide(
         Primary(part.gain, part.weight, rates[order[0]], serving.live if on_live else serving.held),
