@@ -11,14 +11,18 @@ from pathlib import Path
 from tests.support.chaos.chaos import Chaos, endure, settle_accounts, troubled_stack
 from tests.support.chaos.strikes import TARGETS
 
-CHAOS = Chaos(seed=4, rounds=1, round_s=25, rest_s=60)
+SHORT = Chaos(seed=4, rounds=1, round_s=10, rest_s=60, lines=80)
+LONG = Chaos(seed=4, rounds=2, round_s=25, rest_s=60)
 
 
-def test_whatever_is_struck_every_request_ends_exactly_once_and_the_money_is_kept(tmp_path: Path) -> None:
-    sys.stdout.write(f"{CHAOS}\n")  # shown if this fails
-    with troubled_stack(tmp_path, CHAOS) as (stack, bill):
-        endured = endure(stack, bill, CHAOS, lambda said: sys.stdout.write(f"{said}\n"))
-        found = settle_accounts(stack, CHAOS, endured)
+def test_whatever_is_struck_every_request_ends_exactly_once_and_the_money_is_kept(
+    tmp_path: Path, long_form: bool
+) -> None:
+    chaos = LONG if long_form else SHORT
+    sys.stdout.write(f"{chaos}\n")  # shown if this fails
+    with troubled_stack(tmp_path, chaos) as (stack, bill):
+        endured = endure(stack, bill, chaos, lambda said: sys.stdout.write(f"{said}\n"))
+        found = settle_accounts(stack, chaos, endured)
     assert found.wrong == []
     assert {strike.target for strike in endured.strikes} == set(TARGETS)
     assert found.attempts["unknown"] > 0

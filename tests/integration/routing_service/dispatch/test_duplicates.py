@@ -11,8 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
+from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 from sqlalchemy import text
@@ -34,6 +33,7 @@ from routing_service.routers.registry import Routers
 from routing_service.scoring.score import score
 from tests.support.api_server import Api, running_api
 from tests.support.client import create, routing, upload
+from tests.support.examples import examples
 from tests.support.extend import ask, submit
 from tests.support.factories import (
     DETERMINISTIC,
@@ -264,7 +264,7 @@ STEPS = st.one_of(
 )
 
 
-@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(
     prompts=st.lists(st.sampled_from("abcd"), min_size=2, max_size=12),
     steps=st.lists(STEPS, max_size=10),

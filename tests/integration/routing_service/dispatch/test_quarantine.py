@@ -6,8 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -21,6 +20,7 @@ from routing_service.models import AttemptState, EntryBasis
 from routing_service.money import ledger
 from routing_service.money.pricing import price_book
 from routing_service.upstream.outcome import Outcome, RetryPolicy, Usage
+from tests.support.examples import examples
 from tests.support.factories import make_settings
 from tests.support.fakes import FakePublisher
 from tests.support.planned import Planned, make_planned_batch
@@ -73,7 +73,7 @@ def plan(database: Database, lines: int) -> str:
         return make_planned_batch(session, requests, shadow_price=0.6)
 
 
-@examples(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12)
 @given(
     lines=st.integers(1, 20),
     poison=st.sets(st.integers(1, 20), max_size=4),

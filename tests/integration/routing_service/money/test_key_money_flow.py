@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -14,6 +13,7 @@ from routing_service.dispatch import lease
 from routing_service.dispatch.sweep import sweep
 from routing_service.models import Period
 from routing_service.money.budgets import remove_limit, set_limit, standing, top_up
+from tests.support.examples import examples
 from tests.support.factories import make_key
 from tests.support.fakes import FakePublisher
 from tests.support.key_limits import end_period
@@ -105,7 +105,7 @@ STEPS = st.one_of(
 )
 
 
-@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(
     requests=st.lists(st.lists(PLANNED, min_size=1, max_size=8), min_size=2, max_size=2),
     priorities=st.tuples(st.integers(4, 6), st.integers(4, 6)),

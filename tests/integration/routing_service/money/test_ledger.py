@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +18,7 @@ from routing_service.db import Database
 from routing_service.models import Attempt, Budget, EntryBasis
 from routing_service.money import ledger
 from tests.support.chaos.contention import WORST_NANO, contend, make_contest
+from tests.support.examples import examples
 from tests.support.planned import Planned, make_planned_batch
 
 
@@ -161,7 +162,7 @@ def test_concurrent_reservations_stay_under_the_limit(database: Database) -> Non
         assert [d for d in ledger.verify(session) if "requests" not in d.what] == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 300), st.sampled_from(list(EntryBasis)[1:]), st.integers(0, 400), st.booleans()),

@@ -6,8 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -19,6 +18,7 @@ from routing_service.dispatch.sweep import sweep
 from routing_service.models import AttemptState, EntryBasis
 from routing_service.settings import Settings
 from routing_service.upstream.outcome import Outcome, Usage
+from tests.support.examples import examples
 from tests.support.factories import make_settings
 from tests.support.fakes import FakePublisher
 from tests.support.money_flow import KINDS, POLICY, PRICES, SLOTS, World
@@ -42,7 +42,7 @@ STEPS = st.one_of(
 )
 
 
-@examples(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(50)
 @given(
     requests=st.lists(PLANNED, min_size=1, max_size=10),
     steps=st.lists(STEPS, max_size=10),

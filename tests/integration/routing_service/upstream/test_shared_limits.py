@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -27,6 +27,7 @@ from routing_service.upstream.limiter import Limiter, Share, SharedLimits, redis
 from routing_service.upstream.limiter.arithmetic import Report, State, exchange
 from routing_service.upstream.limiter.shared import AwayError
 from routing_service.upstream.outcome import Outcome
+from tests.support.examples import examples
 from tests.support.factories import STRONG, WEAK, make_settings
 from tests.support.fakes import FakePublisher
 from tests.support.planned import Planned, make_planned_batch
@@ -102,7 +103,7 @@ REPORTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(steps=st.lists(st.tuples(st.floats(0, 15), REPORTS), min_size=1, max_size=15))
 def test_redis_keeps_to_the_pure_rules(broker_url: str, steps: list[tuple[float, Report]]) -> None:
     flush(broker_url)

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from routing_service.planning.allocation import LAST_LINE, Ranking, allocate, damping_of
 from routing_service.planning.hull import NEVER, Damping, chosen, steps
+from tests.support.examples import examples
 
 INF = float("inf")
 Costs = npt.NDArray[np.int64]
@@ -81,7 +82,7 @@ def test_no_assignment_beats_it_by_more_than_the_gap(batch: Batch, budget: int) 
     assert plan.gap <= 2 * np.ptp(quality, axis=1).max(initial=0) + 1e-9
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.floats(0.05, 0.9))
 def test_the_gap_reaches_up_to_what_an_exact_solver_finds(seed: int, m: int, share: float) -> None:
     draw, n = np.random.default_rng(seed), 60

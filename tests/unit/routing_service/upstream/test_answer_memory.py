@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing_service.upstream.client import AnswerMemory
@@ -53,7 +52,7 @@ class Readers:
             settling.cancel()
 
 
-@examples(deadline=None)
+@settings(deadline=None)
 @given(limit=st.integers(1, 500), answers=st.lists(st.integers(0, LARGEST), max_size=40))
 def test_all_answers_are_read_and_the_sum_stays_below_the_limit_and_one_answer(limit: int, answers: list[int]) -> None:
     readers = Readers(limit, answers)
