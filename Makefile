@@ -44,7 +44,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loads
 test: setup
 	$(PYTEST)
 
-# The same with every example of the property tests, and the long forms of the tests of chaos and stress.
+# The same with every example of the property tests, and chaos for longer.
 test-all: setup
 	$(PYTEST) --all
 

@@ -36,7 +36,7 @@ MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30  # a file system in memory, and
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="draw all examples, and run the long form of long tests")
+    parser.addoption("--all", action="store_true", help="draw all examples, and let chaos last longer")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -56,6 +56,8 @@ class Stress:
     processes: int = 8
     latency_ms: float = 30
     seconds: float = 120  # after which it is given up
+    timeout_s: float = 5  # of a call
+    lease_s: float = 4  # after which the lines of who was killed are free again
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def fight(database: Database, url: str, directory: Path, stress: Stress) -> Foug
     rates = [word for name, rate in FAULTS.items() for word in (f"--{name}", str(rate))]
     options = ["--latency-ms", str(stress.latency_ms), "--seed", str(stress.seed), "--billed", str(bill), *rates]
     with sandbox_process(*options) as base_url:
-        sections = _sections(base_url)
+        sections = _sections(base_url, stress)
         settings = make_settings(**sections)
         batch_ids, budgets = _batches(database, settings, stress)
         key = _Key(database, batch_ids, sum(budgets))
@@ -106,15 +108,16 @@ def read_bill(path: Path) -> list[Billed]:
         ]
 
 
-def _sections(base_url: str) -> dict[str, Any]:
+def _sections(base_url: str, stress: Stress) -> dict[str, Any]:
     """Short leases and small claim chunks, so that a death is seen soon and burns little."""
     model = {"base_url": base_url, "max_output_tokens": 128, "expected_output_tokens": 40, "max_concurrency": 32}
+    model["timeout_s"] = stress.timeout_s
     return {
-        "models": {"strong": STRONG | model | {"timeout_s": 5}, "weak": WEAK | model | {"timeout_s": 5}},
+        "models": {"strong": STRONG | model, "weak": WEAK | model},
         "dispatch": {
             "claim_chunk": 16,
-            "lease_s": 4,
-            "renew_s": 1,
+            "lease_s": stress.lease_s,
+            "renew_s": stress.lease_s / 4,
             "settle_interval_ms": 50,
             "idle_s": 0.5,
             "backoff_base_s": 0.05,
