@@ -1,18 +1,18 @@
-"""The API as the command line sees it: address and key found, errors made into one clear line each.
+"""The HTTP API as client commands use it: find the server and the key, call, and raise one kind of error.
 
-The only place in `cli` that imports openai, and only once a client is wanted. Batches and files are handed on as plain
-dictionaries, just as the API sent them.
+`connected` gives an `Api` for as long as a block lasts. Batches and plans are handed on as plain dictionaries, just as
+the API sent them. Nothing else in `cli` imports openai, and this module only once a client is wanted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, urlsplit
 
 import click
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Plan = dict[str, Any]
-Command = TypeVar("Command", bound=Callable[..., Any])
 
+TERMINAL = ("completed", "failed", "expired", "cancelled")  # the states that a batch ends in
 RETRIES = 4
 PAGE = 100  # the most batches a page may hold
 HOW_TO_CONNECT = (
@@ -40,42 +40,14 @@ class ApiError(click.ClickException):
         self.transient = transient
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    url: str  # ends in /v1
-    key: str = field(repr=False)
-
-
-def find_address(url: str | None, key: str | None) -> Address:
-    """What was given, completed from the default state directory's stack.json.
-
-    The stack's key is only ever sent to the stack's own address.
-    """
-    stack = {} if url and key else _stack()
-    if url is None:
-        url = stack.get("api_url")
-    if not url:
-        raise click.ClickException(f"no server: {HOW_TO_CONNECT}")
-    address = _with_version(url)
-    if key is None and stack.get("api_url") and _with_version(stack["api_url"]) == address:
-        key = stack.get("api_key")
-    if not key:
-        raise click.ClickException(f"no API key for {url}: give --api-key or set ROUTEBATCH_API_KEY")
-    return Address(address, key)
-
-
-def _with_version(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise click.UsageError(f"{url!r} is no http(s) address")
-    url = url.rstrip("/")
-    return url if url.endswith("/v1") else f"{url}/v1"
-
-
-def _stack() -> dict[str, str]:
-    from deploy.layout import StateDir
-
-    return StateDir.at().read_stack()
+@contextmanager
+def connected(url: str | None, key: str | None) -> Iterator[Api]:
+    """An Api for as long as the block lasts."""
+    api = Api(find_address(url, key))
+    try:
+        yield api
+    finally:
+        api.close()
 
 
 class Api:
@@ -118,8 +90,7 @@ class Api:
     def plan(self, batch_id: str) -> Plan:
         """What a plan shows, or how far it is."""
         with self._translated():
-            found: Plan = self._client.get(_path(batch_id, "plan"), cast_to=cast(Any, object))
-            return found
+            return cast(Plan, self._client.get(_path(batch_id, "plan"), cast_to=cast(Any, object)))
 
     def pause(self, batch_id: str) -> Batch:
         return self._post(_path(batch_id, "pause"), {}, {})
@@ -142,8 +113,8 @@ class Api:
     def batches(self, limit: int) -> list[Batch]:
         """The newest batches, page by page."""
         with self._translated():
-            found = self._client.batches.list(limit=min(limit, PAGE))
-            return [batch.to_dict() for batch in islice(found, limit)]
+            pages = self._client.batches.list(limit=min(limit, PAGE))
+            return [batch.to_dict() for batch in islice(pages, limit)]
 
     def download(self, file_id: str, stream: BinaryIO) -> int:
         """Write a file's content to `stream` piece by piece; returns its bytes, which must be as many as announced."""
@@ -184,14 +155,42 @@ def _path(batch_id: str, action: str) -> str:
     return f"/batches/{quote(batch_id, safe='')}/{action}"
 
 
-@contextmanager
-def connected(url: str | None, key: str | None) -> Iterator[Api]:
-    """An Api for as long as the block lasts."""
-    api = Api(find_address(url, key))
-    try:
-        yield api
-    finally:
-        api.close()
+@dataclass(frozen=True, slots=True)
+class Address:
+    url: str  # ends in /v1
+    key: str = field(repr=False)
+
+
+def find_address(url: str | None, key: str | None) -> Address:
+    """What was given, completed from the default state directory's stack.json.
+
+    The stack's key is only ever sent to the stack's own address.
+    """
+    stack = {} if url and key else _stack()
+    if url is None:
+        url = stack.get("api_url")
+    if not url:
+        raise click.ClickException(f"no server: {HOW_TO_CONNECT}")
+    address = _with_version(url)
+    if key is None and stack.get("api_url") and _with_version(stack["api_url"]) == address:
+        key = stack.get("api_key")
+    if not key:
+        raise click.ClickException(f"no API key for {url}: give --api-key or set ROUTEBATCH_API_KEY")
+    return Address(address, key)
+
+
+def _with_version(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.UsageError(f"{url!r} is no address of a server: write http://HOST:PORT or https://HOST")
+    url = url.rstrip("/")
+    return url if url.endswith("/v1") else f"{url}/v1"
+
+
+def _stack() -> dict[str, str]:
+    from deploy.layout import StateDir
+
+    return StateDir.at().read_stack()
 
 
 def _open(address: Address) -> OpenAI:

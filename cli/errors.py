@@ -1,7 +1,7 @@
-"""Errors as a person sees them: one line on stderr and exit code 1, translated in one place.
+"""How a command ends: its exit code, and an error as one line on stderr, translated in one place.
 
-`main` runs every command under `in_one_line`, so commands let the project's errors pass. Whatever is not expected here
-stays a traceback: it is a fault of ours.
+`main` runs every command under `in_one_line`, so commands let the project's errors pass and end with FAILED. Whatever
+is not expected here stays a traceback: it is a fault of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import click
+
+DONE, FAILED, USAGE, STOPPED_BY_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
@@ -27,7 +29,7 @@ def in_one_line(function: Callable[Arguments, Returned]) -> Callable[Arguments, 
         except (click.ClickException, BrokenPipeError):  # of a broken pipe click says nothing: its reader has left
             raise
         except Exception as error:
-            line = explained(error)
+            line = line_of(error)
             if line is None:
                 raise
             raise click.ClickException(line) from error
@@ -35,7 +37,7 @@ def in_one_line(function: Callable[Arguments, Returned]) -> Callable[Arguments, 
     return called
 
 
-def explained(error: Exception) -> str | None:
+def line_of(error: Exception) -> str | None:
     """The line for an error; None for one that nobody expects."""
     from deploy.layout import StackError
     from routing_service.errors import RoutebatchError
@@ -44,10 +46,10 @@ def explained(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    return _of_database(error) if "sqlalchemy.exc" in sys.modules else None
+    return _database_line(error) if "sqlalchemy.exc" in sys.modules else None
 
 
-def _of_database(error: Exception) -> str | None:
+def _database_line(error: Exception) -> str | None:
     from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
     if not isinstance(error, DBAPIError):
@@ -56,5 +58,5 @@ def _of_database(error: Exception) -> str | None:
     if isinstance(error, OperationalError):
         return f"cannot reach the database: {cause}"
     if isinstance(error, ProgrammingError):
-        return f"the database does not know that: {cause}; is its schema up to date? (`routebatch migrate`)"
+        return f"the database does not know that: {cause}; bring its schema up to date with `routebatch migrate`"
     return f"the database failed: {cause}"

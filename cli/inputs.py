@@ -1,9 +1,10 @@
-"""Reading prompts: JSON lines, CSV or text become records, one at a time, each with the line it stands on.
-
-What `routebatch submit` takes: a file or stdin in one of four forms, made ready for the upload.
+"""A file of prompts, or stdin, made ready for the upload: what `routebatch submit` takes.
 
 An OpenAI batch file is uploaded as it is. Prompts in JSON lines, CSV or text are converted line by line into a
 temporary file; nothing is ever held in memory as a whole. What cannot be converted is named by line and reason.
+
+`prepared` finds the form and converts; below it the readers of each form, which give a `Record` for every prompt with
+the line it stands on.
 """
 
 from __future__ import annotations
@@ -31,10 +32,35 @@ BATCH_KEYS = {"custom_id", "method", "url"}
 PROMPT_KEYS = {"prompt", "messages"}
 BY_SUFFIX = {".csv": CSV, ".tsv": CSV, ".txt": TEXT, ".jsonl": JSONL, ".ndjson": JSONL, ".json": JSONL}
 LISTED = 10  # bad lines
+BOM = "\ufeff"
+MAX_LINE_BYTES = 16 * 1024 * 1024
+# of a chat body, kept as they are (the server says which of them it takes); what else a line holds is data about it
+CHAT_PARAMETERS = """
+    model max_tokens max_completion_tokens temperature top_p n stop presence_penalty frequency_penalty logit_bias
+    logprobs top_logprobs response_format seed tools tool_choice parallel_tool_calls user reasoning_effort verbosity
+    stream stream_options store functions function_call modalities audio prediction service_tier web_search_options
+    top_k min_p
+"""
+PARAMETERS = frozenset(CHAT_PARAMETERS.split())
+OWN_KEYS = {"custom_id", "prompt", "messages", "routing"}
+
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Read the file in this format. Default: the one that its first line and its name tell.",
+)
 
 
 class InputError(click.ClickException):
     """A file that cannot be used: where it is wrong, and why."""
+
+
+class BadLine(Exception):
+    """A line that cannot be used."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
 
 
 @dataclass(slots=True)
@@ -52,6 +78,21 @@ class Prepared:
         if self.sources is None or not 1 <= line <= len(self.sources):
             return line
         return self.sources[line - 1]
+
+
+@dataclass(slots=True)
+class Record:
+    """A prompt, or the reason why there is none."""
+
+    line: int
+    prompt: Any = None
+    messages: Any = None
+    custom_id: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    routing: Any = None
+    ignored: list[str] = field(default_factory=list)
+    error: str | None = None
+    blank: bool = False  # a line without anything: no prompt, and no mistake
 
 
 @contextmanager
@@ -171,41 +212,6 @@ def batch_line(record: Record) -> bytes:
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     except UnicodeEncodeError:
         raise BadLine(record.line, "it holds half of a surrogate pair, which is no character") from None
-
-
-BOM = "\ufeff"
-MAX_LINE_BYTES = 16 * 1024 * 1024
-# of a chat body, kept as they are (the server says which of them it takes); what else a line holds is data about it
-CHAT_PARAMETERS = """
-    model max_tokens max_completion_tokens temperature top_p n stop presence_penalty frequency_penalty logit_bias
-    logprobs top_logprobs response_format seed tools tool_choice parallel_tool_calls user reasoning_effort verbosity
-    stream stream_options store functions function_call modalities audio prediction service_tier web_search_options
-    top_k min_p
-"""
-PARAMETERS = frozenset(CHAT_PARAMETERS.split())
-OWN_KEYS = {"custom_id", "prompt", "messages", "routing"}
-
-
-class BadLine(Exception):
-    """A line that cannot be used."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line}: {reason}")
-
-
-@dataclass(slots=True)
-class Record:
-    """A prompt, or the reason why there is none."""
-
-    line: int
-    prompt: Any = None
-    messages: Any = None
-    custom_id: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    routing: Any = None
-    ignored: list[str] = field(default_factory=list)
-    error: str | None = None
-    blank: bool = False  # a line without anything: no prompt, and no mistake
 
 
 def messages_of(record: Record) -> list[Any]:

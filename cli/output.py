@@ -1,4 +1,4 @@
-"""What the command line prints: tables, JSON, dollars, a batch's summary and its errors."""
+"""What commands print: JSON, tables and dollars; and of a batch its summary, its state and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_WIDTH = 240  # of a table that goes to a file or a pipe: its rows are not to be broken
+PLAIN_WIDTH = 240  # of a table that goes to a file or a pipe
 SIX_DECIMALS = Decimal("0.000001")
 ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 
@@ -32,6 +32,7 @@ def usd(value: str | Decimal | None) -> str:
 
 
 def share(part: int, whole: int) -> str:
+    """A count, and which share of the whole it is."""
     return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)
 
 
@@ -41,10 +42,11 @@ def when(timestamp: int | None) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal; for a file or a pipe so wide that no row of a table is broken."""
     from rich.console import Console
 
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
+    terminal = Console(stderr=stderr, highlight=False)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
 
 
 def print_table(
@@ -70,6 +72,16 @@ def print_table(
         table.add_section()
         table.add_row(*(Text(cell, style="bold") for cell in total))
     console(stderr=stderr).print(table)
+
+
+def print_batch(batch: dict[str, Any], *, as_json: bool) -> None:
+    """A batch as JSON, or its summary, and why it failed validation if it did."""
+    if as_json:
+        print_json(batch)
+    else:
+        print_summary(batch)
+    if batch["status"] == "failed":
+        print_errors(batch)
 
 
 def print_summary(batch: dict[str, Any], *, stderr: bool = False) -> None:

@@ -22,15 +22,21 @@ def check_paths(
     wanted = [path for path in (output, errors) if path is not None and path != STDOUT]
     for path in wanted:
         if path.is_dir():
-            raise click.UsageError(f"{path} is a directory")
+            raise click.UsageError(f"{path} is a directory: name a file")
         if not path.absolute().parent.is_dir():
-            raise click.UsageError(f"{path}: there is no directory {path.parent}")
+            raise click.UsageError(f"{path}: there is no directory {path.parent}; make it first")
         if source and path.exists() and os.path.exists(source) and path.samefile(source):  # noqa: PTH110
             raise click.UsageError(f"{path} is the input; write the results elsewhere")
     if printing_json and STDOUT in (output, errors):
         raise click.UsageError("--json prints on stdout: name a file for the results")
     if output is not None and errors is not None and output.absolute() == errors.absolute():
-        raise click.UsageError("results and errors need a file each")
+        raise click.UsageError("--output and --errors name the same file: results and errors need a file each")
+
+
+def check_artifact(directory: Path) -> None:
+    """Refuse, before anything is fitted or read, a directory that a router must not be written to."""
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "metadata.json").is_file():
+        raise click.UsageError(f"{directory} holds something that is no router: name an empty or a new directory")
 
 
 @contextmanager

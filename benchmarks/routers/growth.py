@@ -28,7 +28,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cli.options import parse_options
+from cli.routers.method_options import parse_options
 from routing_service.routers.registry import canonical, load_router
 from routing_service.settings import Settings
 from training.data.comparisons import ROLES, Comparisons

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
-from cli.batch.manage import WAIT_CODES
+from cli.batch.follow import WAIT_CODES, announce, wait_and_save
 from cli.client import Batch, connected
-from cli.options import Usd, connection_options, json_option, save_options
+from cli.epilog import epilog
+from cli.options import Usd, batch_argument, connection_options, json_option, save_options
+from cli.output_files import check_paths
 
 
 @click.command("top-up")
-@click.argument("batch_id")
-@click.option("--budget", type=Usd(), required=True, help="The dollars to add.")
+@batch_argument
+@click.option("--budget", type=Usd(), required=True, help="Add this many dollars.")
 @json_option
 @connection_options
 def top_up(batch_id: str, budget: str, as_json: bool, url: str | None, api_key: str | None) -> None:
@@ -23,18 +25,15 @@ def top_up(batch_id: str, budget: str, as_json: bool, url: str | None, api_key: 
     A completed batch gets a continuation with them, which asks what it left unanswered. Prints the id of the batch that
     has the money.
     """
-    from cli.batch.follow import announce
-
     with connected(url, api_key) as api:
         batch = api.go_on(batch_id, "top_up", budget, f"top-up-{uuid.uuid4()}")
     _say_whether_new(batch_id, batch)
     announce(batch, as_json=as_json)
 
 
-@click.command(epilog=WAIT_CODES.replace("3 stopped by the budget.", "3 stopped by the budget (with --wait)."))
-@click.argument("batch_id")
-@click.option("--budget", type=Usd(), help="Never spend more. Default: what the batch left of its own.")
-@click.option("--wait", is_flag=True, help="Follow the continuation to its end.")
+@click.command(epilog=epilog(codes=WAIT_CODES))
+@batch_argument
+@click.option("--budget", type=Usd(), help="Never spend more than this. Default: what the batch left of its own.")
 @save_options
 @json_option
 @connection_options
@@ -53,9 +52,6 @@ def retry(
     Prints the id of the continuation: a batch of exactly those lines; or with --wait its summary. `routebatch results
     --all` has the answers of both.
     """
-    from cli.batch.follow import announce, wait_and_save
-    from cli.output_files import check_paths
-
     check_paths(output, errors, printing_json=as_json)
     with connected(url, api_key) as api:
         batch = api.go_on(batch_id, "retry", budget, f"retry-{uuid.uuid4()}")

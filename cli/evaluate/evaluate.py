@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, seed_option
-from cli.routers.scoring import router_pair_options
-from cli.routers.training_sources import DATABASE
-from cli.stack_access import database_options
+from cli.epilog import epilog
+from cli.options import check_pair, database_option, json_option, seed_option
+from cli.output import print_json
+from cli.progress import progress_bars
+from cli.routers.choice import router_pair_options
+from cli.routers.prompts import prompts_of
+from cli.routers.training_sources import DATABASE, load_sources, name_bad_rows
+from cli.stack_access import read_settings
 
 if TYPE_CHECKING:
     from training.data.comparisons import Comparisons
@@ -37,13 +41,20 @@ class Data(click.ParamType[Path | str]):
         return DATABASE if value == DATABASE else Path(str(EXISTING.convert(value, param, ctx)))
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command(
+    epilog=epilog(
+        "routebatch evaluate --router mine --router gain --benchmark mmlu --data sets --html report.html",
+        "routebatch evaluate --router auto --benchmark comparisons --data db --strong gpt-4 --weak mixtral-8x7b",
+        "routebatch evaluate --router mine --benchmark gsm8k --data sets --leave-out outcomes.csv --plots plots",
+    )
+)
 @click.option(
     "--router",
     "wanted",
     multiple=True,
     metavar="DIR|NAME",
-    help="A directory that `train` wrote, a router's name or version; may be repeated. Default: the configured one.",
+    help="Measure this router: a directory that `train` wrote, a name or a version. May be repeated. "
+    "Default: the configured one.",
 )
 @click.option(
     "--benchmark",
@@ -51,7 +62,7 @@ class Data(click.ParamType[Path | str]):
     type=click.Choice(SETS),
     multiple=True,
     required=True,
-    help="An evaluation set; may be given repeatedly.",
+    help="Measure on this evaluation set. May be repeated.",
 )
 @click.option(
     "--data",
@@ -59,20 +70,21 @@ class Data(click.ParamType[Path | str]):
     multiple=True,
     required=True,
     metavar="DIR|FILE|db",
-    help="The directory with the sets' tables. For comparisons: files of them, or db, those of the database.",
+    help="Read the sets' tables from this directory; comparisons also from files, or from the database (db). "
+    "May be repeated.",
 )
 @router_pair_options
 @click.option(
     "--answers",
     nargs=2,
     metavar="STRONG WEAK",
-    help="The two models that tables name. Default: those of the paper; of comparisons --strong and --weak.",
+    help="Take these two models' answers from the tables. Default: the paper's; of comparisons --strong and --weak.",
 )
 @click.option(
     "--leave-out",
     multiple=True,
     metavar="FILE",
-    help="A file of prompts that do not take part: what the routers were fitted on. May be repeated.",
+    help="Leave out the prompts of this file, such as what the routers were fitted on. May be repeated.",
 )
 @click.option(
     "--usd-per-million",
@@ -80,23 +92,19 @@ class Data(click.ParamType[Path | str]):
     type=click.FloatRange(min=0),
     metavar="STRONG WEAK",
     default=(24.7, 0.24),
-    show_default=True,
-    help="What a million tokens of the two models cost.",
+    help="Count these dollars for a million tokens of the two models.",
 )
 @click.option(
     "--vm-usd-per-hour",
     type=click.FloatRange(min=0),
     default=VM_USD_PER_HOUR,
-    show_default=True,
-    help="What a machine like this one costs, for the routing overhead.",
+    help="Count these dollars an hour for a machine like this one, for the routing overhead.",
 )
-@seed_option("The seed of the resampling that gives the intervals.")
-@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="A directory for the pictures, as PNG.")
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write tables and pictures into this one HTML file."
-)
+@seed_option("Resample with this seed for the intervals.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Write PNG pictures to this directory.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write tables and pictures to this file.")
 @json_option
-@database_options
+@database_option
 def evaluate(
     wanted: tuple[str, ...],
     names: tuple[str, ...],
@@ -113,27 +121,26 @@ def evaluate(
     as_json: bool,
     state_dir: Path | None,
 ) -> None:
-    """Measure routers on prompts to which both models' answers are known, side by side.
+    """Measure routers on evaluation sets, side by side.
 
-    Random routing and the oracle, which knows the outcomes, are always shown, and the paper's figures where it has any.
-    The first router is the one that the others are compared with, on the same resampled prompts. A router is only
-    measured by prompts that it was not fitted on: --leave-out takes those of its training files out of the sets.
+    A set holds prompts to which both models' answers are known. Random routing and the oracle, which knows the
+    outcomes, are always shown, and the paper's figures where it has any. The first router is the one that the others
+    are compared with, on the same resampled prompts. A router is only measured by prompts that it was not fitted on:
+    --leave-out takes those of its training files out of the sets.
     """
     from cli.evaluate.report import print_report, write_files
     from cli.evaluate.run import measure
-    from cli.output import print_json
 
-    if (strong is None) != (weak is None):
-        raise click.UsageError("--strong and --weak are named together")
+    check_pair(strong, weak)
     sets = [_load(name, data, answers, (strong, weak), usd_per_million, state_dir) for name in dict.fromkeys(names)]
     sets = _without(sets, leave_out)
     routers = list(dict.fromkeys(wanted or (None,)))
-    found = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
-    write_files(found, plots, html)
+    evaluated = measure(routers, sets, (strong, weak), usd_per_million, vm_usd_per_hour, seed, state_dir)
+    write_files(evaluated, plots, html)
     if as_json:
-        print_json(found.as_dict())
+        print_json(evaluated.as_dict())
     else:
-        print_report(found)
+        print_report(evaluated)
 
 
 def _load(
@@ -158,11 +165,6 @@ def _load(
 
 
 def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, state_dir: Path | None) -> Comparisons:
-    from cli.progress import progress_bars
-    from cli.routers.train import name_bad_rows
-    from cli.routers.training_sources import load_sources
-    from cli.stack_access import read_settings
-
     with progress_bars() as bars:
         loaded = load_sources(files, strong, weak, state_dir, bars, read_settings())
     name_bad_rows(loaded)
@@ -171,10 +173,9 @@ def _comparisons(files: list[Path | str], strong: str | None, weak: str | None, 
 
 def _without(sets: list[Benchmark], leave_out: tuple[str, ...]) -> list[Benchmark]:
     """The sets without the prompts of these files, but for case and spaces."""
-    from cli.routers.prompt_sets import prompts_of
     from training.data.decontamination import normalised
 
     if not leave_out:
         return sets
     unwanted = {normalised(prompt) for file in leave_out for prompt in prompts_of(file, None)}
-    return [found.without(prompt for prompt in found.prompts if normalised(prompt) in unwanted) for found in sets]
+    return [each.without(prompt for prompt in each.prompts if normalised(prompt) in unwanted) for each in sets]

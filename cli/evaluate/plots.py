@@ -1,4 +1,7 @@
-"""The pictures of `routebatch evaluate`: quality against strong calls, quality against dollars, calibration."""
+"""The pictures of `routebatch evaluate`: quality against strong calls, quality against dollars, calibration.
+
+Importing this module needs matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ STYLES = {RANDOM: ("--", "grey"), ORACLE: (":", "black")}
 LONGEST_NAME = 40  # characters of a legend
 
 
-def draw(found: Assessment) -> dict[str, bytes]:
+def draw(assessment: Assessment) -> dict[str, bytes]:
     """PNG files by kind."""
     kinds: dict[str, Callable[[Axes, Assessment], None]] = {
         "strong-calls": _strong_calls,
         "dollars": _dollars,
         "calibration": _calibration,
     }
-    return {kind: _png(found, drawn) for kind, drawn in kinds.items()}
+    return {kind: _png(assessment, drawn) for kind, drawn in kinds.items()}
 
 
-def _png(found: Assessment, drawn: Callable[[Axes, Assessment], None]) -> bytes:
+def _png(assessment: Assessment, drawn: Callable[[Axes, Assessment], None]) -> bytes:
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    drawn(axes, found)
-    axes.set_title(f"{found.benchmark.name}, {len(found.benchmark):,} prompts")
+    drawn(axes, assessment)
+    axes.set_title(f"{assessment.benchmark.name}, {len(assessment.benchmark):,} prompts")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     out = io.BytesIO()
@@ -41,32 +44,32 @@ def _png(found: Assessment, drawn: Callable[[Axes, Assessment], None]) -> bytes:
     return out.getvalue()
 
 
-def _strong_calls(axes: Axes, found: Assessment) -> None:
-    for line in found.lines():
+def _strong_calls(axes: Axes, assessment: Assessment) -> None:
+    for line in assessment.lines():
         assert line.quality is not None
         _plot(axes, line, 100 * SHARES, line.quality)
     axes.set_xlabel("calls to the strong model, %")
     axes.set_ylabel("quality")
 
 
-def _dollars(axes: Axes, found: Assessment) -> None:
+def _dollars(axes: Axes, assessment: Assessment) -> None:
     """By the costs of the recorded answers; where none are known, by the share of strong calls at mean prices."""
-    for line in found.lines():
+    for line in assessment.lines():
         if line.dollars is not None:
             _plot(axes, line, *line.dollars)
         else:
             assert line.quality is not None
-            _plot(axes, line, blended(SHARES, found.usd_per_million), line.quality)
-    known = found.benchmark.costs is not None
+            _plot(axes, line, blended(SHARES, assessment.usd_per_million), line.quality)
+    known = assessment.benchmark.costs is not None
     axes.set_xlabel(
         "dollars for all prompts" if known else "dollars a million tokens, if all answers are of one length"
     )
     axes.set_ylabel("quality")
 
 
-def _calibration(axes: Axes, found: Assessment) -> None:
+def _calibration(axes: Axes, assessment: Assessment) -> None:
     """Outcomes of tenths of the prompts, by win rate, with the 95 % interval of each mean."""
-    for line in found.routers:
+    for line in assessment.routers:
         assert line.bins is not None
         rate, outcome, error, _ = line.bins.T
         axes.errorbar(rate, outcome, yerr=standard_errors() * error, marker="o", capsize=2, label=_label(line.name))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.routers.scoring import Chosen, choose
+from cli.progress import progress_bars
+from cli.routers.choice import Chosen, choose, version_number
 from cli.stack_access import read_settings
 from training.evaluate.assessment import Assessment, assess
 from training.evaluate.benchmark_sets import COMPARISONS, Benchmark, Floats
@@ -40,18 +41,18 @@ class Evaluated:
         speed = {
             name: {
                 "method": self.methods[name],
-                "requests_per_second": found.requests_per_second,
-                "usd_per_hour": found.usd_per_hour,
-                "usd_per_million_requests": found.usd_per_million_requests,
+                "requests_per_second": measured.requests_per_second,
+                "usd_per_hour": measured.usd_per_hour,
+                "usd_per_million_requests": measured.usd_per_million_requests,
             }
-            for name, found in self.overhead.items()
+            for name, measured in self.overhead.items()
         }
         keys = ("requests_per_second", "usd_per_million_requests")
         paper = {method: dict(zip(keys, values, strict=True)) for method, values in OVERHEAD.items()}
         return {
             "seed": self.seed,
             "notes": self.notes,
-            "benchmarks": [_with_published(found) for found in self.assessments],
+            "benchmarks": [_with_published(assessment) for assessment in self.assessments],
             "overhead": {"routers": speed, "published": paper},
         }
 
@@ -74,22 +75,21 @@ def measure(
     for named in wanted:
         chosen = choose(named, *models, settings, state_dir)
         name = named or chosen.router.name
-        for found, benchmark in zip(rates, sets, strict=True):
-            found[name] = _win_rates(chosen, benchmark.prompts, f"{name}: {benchmark.name}")
+        for rates_by_router, benchmark in zip(rates, sets, strict=True):
+            rates_by_router[name] = _win_rates(chosen, benchmark.prompts, f"{name}: {benchmark.name}")
         uncached = choose(named, *models, _uncached(settings), state_dir)
         overhead[name] = Overhead(_requests_per_second(uncached, sets[0].prompts), usd_per_hour)
         methods[name] = chosen.router.name
         notes += [note for benchmark in sets if (note := known(name, chosen.router, benchmark))]
     assessments = [
-        assess(benchmark, found, usd_per_million, seed=seed) for benchmark, found in zip(sets, rates, strict=True)
+        assess(benchmark, rates_by_router, usd_per_million, seed=seed)
+        for benchmark, rates_by_router in zip(sets, rates, strict=True)
     ]
     return Evaluated(assessments, overhead, methods, notes, seed)
 
 
 def _win_rates(chosen: Chosen, prompts: list[str], title: str) -> Floats:
     import numpy as np
-
-    from cli.progress import progress_bars
 
     parts = []
     with progress_bars() as bars, bars(title, len(prompts)) as advance:
@@ -117,10 +117,9 @@ def known(name: str, router: Router, benchmark: Benchmark) -> str | None:
 
 
 def _is_version(name: str) -> bool:
-    from cli.stack_access import number_of
     from routing_service.routers.registry import AUTO
 
-    return name == AUTO or number_of(name) is not None
+    return name == AUTO or version_number(name) is not None
 
 
 def _uncached(settings: Settings) -> Settings:
@@ -138,6 +137,6 @@ def _requests_per_second(chosen: Chosen, prompts: list[str]) -> float:
     return len(timed) / max(time.perf_counter() - started, 1e-9)
 
 
-def _with_published(found: Assessment) -> dict[str, Any]:
-    name = found.benchmark.name
-    return {**found.as_dict(), "published": {"routers": rows_of(name), "cost_ratios": COST_RATIOS.get(name)}}
+def _with_published(assessment: Assessment) -> dict[str, Any]:
+    name = assessment.benchmark.name
+    return {**assessment.as_dict(), "published": {"routers": rows_of(name), "cost_ratios": COST_RATIOS.get(name)}}

@@ -1,4 +1,4 @@
-"""`routebatch similarity`: how much of one set of prompts is like another (benchmark-dataset similarity)."""
+"""`routebatch similarity`: how alike two sets of prompts are (benchmark-dataset similarity)."""
 
 from __future__ import annotations
 
@@ -7,42 +7,44 @@ from typing import Any
 
 import click
 
+from cli.epilog import epilog
 from cli.options import json_option
-from cli.routers.decontamination import data_option, encoder_option
+from cli.output import print_json, print_table
+from cli.progress import progress_bars
+from cli.routers.decontamination import data_option
+from cli.routers.prompts import prompts_of
+from cli.stack_access import read_settings
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command(epilog=epilog("routebatch similarity mmlu outcomes.csv --data sets"))
 @click.argument("prompts", metavar="A")
 @click.argument("others", metavar="B")
-@encoder_option
+@click.option("--encoder", metavar="NAME", help="Compare prompts by this encoder. Default: the configured one.")
 @data_option
 @json_option
 def similarity(prompts: str, others: str, encoder: str | None, data: Path | None, as_json: bool) -> None:
-    """Measure how similar two sets of prompts are: the mean, over A, of the cosine to the nearest one of B.
+    """Measure how similar two sets of prompts are.
 
-    A and B are files that `submit` or `train` takes, or evaluation sets (mmlu, gsm8k, mt-bench) with --data. With A an
-    evaluation set and B training data, it tells whether a router that was fitted on B knows the like of A.
+    The figure is the mean, over the prompts of A, of the cosine to the nearest one of B. A and B are files that
+    `submit` or `train` takes, or evaluation sets (mmlu, gsm8k, mt-bench) with --data. With A an evaluation set and B
+    training data, it tells whether a router that was fitted on B knows the like of A.
     """
-    from cli.output import print_json
-    from cli.progress import progress_bars
-    from cli.routers.prompt_sets import prompts_of
-    from cli.stack_access import read_settings
     from routing_service.embedding.registry import make_encoder
-    from training.data.decontamination import similarity as measured
+    from training.data.decontamination import similarity as measure
 
     settings = read_settings()
     first, second = prompts_of(prompts, data), prompts_of(others, data)
     with progress_bars() as bars:
         made = make_encoder(settings, encoder)
-        found = measured(first, second, made, bars)
-    values = _values(found.nearest)
+        measured = measure(first, second, made, bars)
+    values = _values(measured.nearest)
     result = {"a": prompts, "b": others, "prompts_a": len(first), "prompts_b": len(second), "encoder": made.spec}
     if as_json:
-        print_json({**result, "similarity": found.mean, **values, "published": _published(prompts)})
+        print_json({**result, "similarity": measured.mean, **values, "published": _published(prompts)})
         return
-    _print(result, found.mean, values)
+    _print(result, measured.mean, values)
 
 
 def _values(nearest: Any) -> dict[str, float]:
@@ -63,8 +65,6 @@ def _published(name: str) -> dict[str, float] | None:
 
 
 def _print(result: dict[str, Any], mean: float, values: dict[str, float]) -> None:
-    from cli.output import print_table
-
     rows = [
         ("prompts of A", f"{result['prompts_a']:,} ({result['a']})"),
         ("prompts of B", f"{result['prompts_b']:,} ({result['b']})"),

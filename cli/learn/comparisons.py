@@ -1,4 +1,4 @@
-"""`routebatch comparisons`: preferences that routers are fitted on, into the database, out of it, and what they are."""
+"""`routebatch comparisons`: import and export the preferences that routers are fitted on, and count them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, pair_options
-from cli.stack_access import database_options
-from cli.stack_access import reading as transaction
+from cli.epilog import epilog
+from cli.options import database_option, json_option, pair_options
+from cli.output import print_json, print_table
+from cli.output_files import STDOUT, writing
+from cli.progress import progress_bars
+from cli.stack_access import transaction
 
 if TYPE_CHECKING:
     from training.data.imports import Imported
@@ -24,23 +27,39 @@ LISTED_PAIRS = 20
 
 @click.group()
 def comparisons() -> None:
-    """Preferences in the database: which of two models' answers to a prompt is better.
+    """Import, export and count comparisons: which of two models' answers to a prompt is better.
 
     `routebatch train METHOD --comparisons db` fits a router on them.
     """
 
 
-@comparisons.command("import", epilog="Exit codes: 0 done, 1 failed or bad rows, 2 usage.")
-@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: recognised by the columns.")
-@click.option("--source", type=click.Choice(SOURCES), help="Whose judgement it is. Default: what rows or the form say.")
-@pair_options(
-    "The strong model of tables that name none, or the column of its answers.",
-    "The weak model of tables that name none, or the column of its answers.",
+@comparisons.command(
+    "import",
+    epilog=epilog(
+        "routebatch comparisons import arena.jsonl.gz",
+        "routebatch comparisons import outcomes.csv --strong gpt-4 --weak mixtral-8x7b --source golden",
+        codes="Exit codes: 0 done, 1 failed or bad rows, 2 wrong usage.",
+    ),
 )
-@click.option("--skip-bad", is_flag=True, help="Import the others where rows are bad. Default: none at all.")
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Read files of this form. Default: the one that their columns tell.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(SOURCES),
+    help="Record this source of the judgements. Default: what rows or the form say.",
+)
+@pair_options(
+    "Take this model for the strong one of tables that name none; also the column of its answers.",
+    "Take this model for the weak one of tables that name none; also the column of its answers.",
+)
+@click.option("--skip-bad", is_flag=True, help="Import the good rows where others are bad. Default: import none.")
 @json_option
-@database_options
+@database_option
 def import_(
     files: tuple[Path, ...],
     form: str | None,
@@ -51,40 +70,36 @@ def import_(
     as_json: bool,
     state_dir: Path | None,
 ) -> None:
-    """Import preferences: CSV, JSON lines or a JSON array, plain or gzipped.
+    """Import comparisons: CSV, JSON lines or a JSON array, plain or gzipped.
 
     arena: Chatbot Arena's battles. routellm: tables of how good each model's answer is (prompt and a column for each).
     alpaca: AlpacaEval's annotations, or battles with a file of their prompts. jsonl: what `export` writes.
     A file that is imported again adds nothing. Bad rows are named, and unless they are skipped nothing is imported.
     """
-    from cli.output import print_json
-    from cli.progress import progress_bars
     from training.data.imports import BadRowsError, import_comparisons
 
     try:
         with transaction(state_dir) as session, progress_bars() as bars:
             named = {"source": source, "strong": strong, "weak": weak}
-            found = import_comparisons(session, files, form, **named, skip_bad=skip_bad, progress=bars)
+            imported = import_comparisons(session, files, form, **named, skip_bad=skip_bad, progress=bars)
     except BadRowsError as error:
-        _name(error.imported)
+        _name_bad_rows(error.imported)
         if as_json:
             print_json(_counts(error.imported))
         raise click.ClickException(f"{error} (--skip-bad imports the others)") from error
-    _name(found)
+    _name_bad_rows(imported)
     if as_json:
-        print_json(_counts(found))
+        print_json(_counts(imported))
     else:
-        click.echo(_sentence(found))
+        click.echo(_sentence(imported))
 
 
 @comparisons.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["jsonl"]), default="jsonl", show_default=True)
-@database_options
+@click.option("--format", "form", type=click.Choice(["jsonl"]), default="jsonl", help="Write this form.")
+@database_option
 def export(file: Path, form: str, state_dir: Path | None) -> None:
-    """Write all comparisons to FILE (-: stdout) as JSON lines, which `import` takes again."""
-    from cli.output_files import STDOUT, writing
-    from cli.progress import progress_bars
+    """Export all comparisons to FILE (- for stdout) as JSON lines, which `import` takes again."""
     from training.data.database import export_comparisons
 
     with transaction(state_dir) as session, progress_bars() as bars, writing(file) as stream:
@@ -95,7 +110,7 @@ def export(file: Path, form: str, state_dir: Path | None) -> None:
 
 @comparisons.command()
 @json_option
-@database_options
+@database_option
 def stats(as_json: bool, state_dir: Path | None) -> None:
     """Count the comparisons by source, pair of models, month (UTC) and language, with the share of ties.
 
@@ -103,63 +118,59 @@ def stats(as_json: bool, state_dir: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from cli.output import print_json
     from training.data.stats import collected
 
     with transaction(state_dir) as session:
-        found = collected(session)
+        counted = collected(session)
     if as_json:
-        print_json(asdict(found))
-    elif not found.rows:
-        click.echo(f"there are no comparisons yet, and {found.ratings:,} ratings of single answers")
+        print_json(asdict(counted))
+    elif not counted.rows:
+        click.echo(f"there are no comparisons yet, and {counted.ratings:,} ratings of single answers")
     else:
-        _show(found)
+        _show(counted)
 
 
-def _name(found: Imported) -> None:
-    for row in found.bad_rows:
+def _name_bad_rows(imported: Imported) -> None:
+    for row in imported.bad_rows:
         click.echo(f"bad: {row}", err=True)
-    if found.bad > len(found.bad_rows):
-        click.echo(f"bad: {found.bad - len(found.bad_rows):,} more rows", err=True)
+    if imported.bad > len(imported.bad_rows):
+        click.echo(f"bad: {imported.bad - len(imported.bad_rows):,} more rows", err=True)
 
 
-def _sentence(found: Imported) -> str:
-    parts = [f"{found.added:,} comparisons added"]
+def _sentence(imported: Imported) -> str:
+    parts = [f"{imported.added:,} comparisons added"]
     for count, what in (
-        (found.known, "were there already"),
-        (found.bad, "bad rows skipped"),
-        (found.short_prompts, "left out: battles on short prompts"),
-        (found.same_model, "left out: a model against itself"),
+        (imported.known, "were there already"),
+        (imported.bad, "bad rows skipped"),
+        (imported.short_prompts, "left out: battles on short prompts"),
+        (imported.same_model, "left out: a model against itself"),
     ):
         if count:
             parts.append(f"{count:,} {what}")
     return ", ".join(parts)
 
 
-def _counts(found: Imported) -> dict[str, Any]:
+def _counts(imported: Imported) -> dict[str, Any]:
     names = ("rows", "added", "known", "bad", "short_prompts", "same_model")
-    return {name: getattr(found, name) for name in names} | {"bad_rows": [_bad(row) for row in found.bad_rows]}
+    return {name: getattr(imported, name) for name in names} | {"bad_rows": [_bad(row) for row in imported.bad_rows]}
 
 
 def _bad(row: BadRow) -> dict[str, Any]:
     return {"file": row.file, "row": row.row, "reason": row.reason}
 
 
-def _show(found: Collected) -> None:
-    from cli.output import print_table
-
-    ties = f"{100 * (found.tie_share or 0):.1f} % ties"
-    click.echo(
-        f"{found.rows:,} comparisons on {found.prompts:,} prompts, {ties}; {found.ratings:,} ratings of single answers"
-    )
-    pairs = found.by_pair[:LISTED_PAIRS]
-    left_out = len(found.by_pair) - len(pairs)
-    sampled = "" if found.sampled == found.rows else f" (of a sample of {found.sampled:,})"
+def _show(counted: Collected) -> None:
+    ties = f"{100 * (counted.tie_share or 0):.1f} % ties"
+    ratings = f"{counted.ratings:,} ratings of single answers"
+    click.echo(f"{counted.rows:,} comparisons on {counted.prompts:,} prompts, {ties}; {ratings}")
+    pairs = counted.by_pair[:LISTED_PAIRS]
+    left_out = len(counted.by_pair) - len(pairs)
+    sampled = "" if counted.sampled == counted.rows else f" (of a sample of {counted.sampled:,})"
     tables: list[tuple[str, tuple[str, ...], list[Group]]] = [
-        ("by source", ("source",), found.by_source),
+        ("by source", ("source",), counted.by_source),
         (f"by pair (and {left_out:,} more)" if left_out else "by pair", ("model_a", "model_b", "outcome"), pairs),
-        ("by month", ("month",), found.by_month),
-        (f"by language{sampled}", ("language",), found.by_language),
+        ("by month", ("month",), counted.by_month),
+        (f"by language{sampled}", ("language",), counted.by_language),
     ]
     for title, names, groups in tables:
         columns = (*names, "rows", "ties")

@@ -1,4 +1,4 @@
-"""`routebatch grade`: how good a batch's answers are by gold answers, and comparisons of its pairs."""
+"""`routebatch grade`: grade a batch's answers by gold answers, and make comparisons of its pairs."""
 
 from __future__ import annotations
 
@@ -7,34 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options, find_settings
-from cli.stack_access import reading as transaction
+from cli.epilog import epilog
+from cli.options import batch_argument, database_option, json_option
+from cli.output import print_json, print_table
+from cli.stack_access import find_settings, transaction
 
 if TYPE_CHECKING:
     from training.evaluate.intervals import Mean
     from training.label.golden import Graded
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
-@click.argument("batch", metavar="BATCH")
+@click.command(
+    epilog=epilog(
+        "routebatch grade batch_... --gold gold.csv --grader numeric",
+        "routebatch grade batch_... --gold gold.jsonl --grader json_field --field total.amount",
+    )
+)
+@batch_argument
 @click.option(
     "--gold",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help="CSV or JSON lines: custom_id (or id) and gold (or answer).",
+    help="Grade by these gold answers: CSV or JSON lines with custom_id (or id) and gold (or answer).",
 )
 @click.option(
     "--grader",
     "name",
+    metavar="NAME",
     default="exact",
-    show_default=True,
-    help="exact, numeric, multiple_choice, json_field, your own.",
+    help="Grade with exact, numeric, multiple_choice, json_field, or a grader of your own.",
 )
-@click.option("--field", metavar="PATH", help="What json_field reads: total.amount, items.0.name.")
+@click.option(
+    "--field",
+    metavar="PATH",
+    help="With json_field: compare the value at this path, such as total.amount or items.0.name.",
+)
 @json_option
-@database_options
-def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, state_dir: Path | None) -> None:
+@database_option
+def grade(batch_id: str, gold: Path, name: str, field: str | None, as_json: bool, state_dir: Path | None) -> None:
     """Grade the answers of a batch by gold answers: mean quality by model and of the whole batch.
 
     Requests that both models have answered (paired sampling) become golden comparisons, which routers are trained on;
@@ -42,31 +52,28 @@ def grade(batch: str, gold: Path, name: str, field: str | None, as_json: bool, s
     """
     from dataclasses import asdict
 
-    from cli.output import print_json
     from training.label.golden import grade_batch, read_gold
     from training.label.graders import grader
 
     function = grader(name, find_settings(state_dir).learning.graders, field)
     answers = read_gold(gold)
     with transaction(state_dir) as session:
-        found = grade_batch(session, batch, answers, function)
+        graded = grade_batch(session, batch_id, answers, function)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(graded))
     else:
-        _show(found)
+        _show(graded)
 
 
-def _show(found: Graded) -> None:
-    from cli.output import print_table
-
-    rows = [(f"answers of {model}", *_cells(quality)) for model, quality in found.by_model.items()]
-    rows += [("all answers", *_cells(found.answers)), ("all requests", *_cells(found.requests))]
+def _show(graded: Graded) -> None:
+    rows = [(f"answers of {model}", *_cells(quality)) for model, quality in graded.by_model.items()]
+    rows += [("all answers", *_cells(graded.answers)), ("all requests", *_cells(graded.requests))]
     columns = ("graded", "n", "quality", "95 %")
     print_table(columns, rows, numeric=columns[1:])
-    click.echo(f"{found.comparisons:,} golden comparisons of pairs")
+    click.echo(f"{graded.comparisons:,} golden comparisons of pairs")
     for count, what in (
-        (found.without_gold, "requests have no gold answer"),
-        (found.unknown, "gold answers are to no request of the batch"),
+        (graded.without_gold, "requests have no gold answer"),
+        (graded.unknown, "gold answers are to no request of the batch"),
     ):
         if count:
             click.echo(f"{count:,} {what}", err=True)

@@ -1,4 +1,4 @@
-"""`routebatch refit`: fit routers on the database's comparisons now. `refits`: what became of the last ones."""
+"""`routebatch refit`: fit routers on the database's comparisons now; `refits`: what came of the last re-fits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options
+from cli.epilog import epilog
+from cli.errors import FAILED
+from cli.options import database_option, dry_run_option, json_option, last_option
+from cli.output import print_json, print_table
+from cli.progress import progress_bars
+from cli.stack_access import open_database, stack_settings, transaction
 
 if TYPE_CHECKING:
     from training.refit.record import Listed
@@ -17,59 +21,53 @@ if TYPE_CHECKING:
 TRIGGERS = ("schedule", "comparisons", "drift", "manual")
 
 
-@click.command(epilog="Exit codes: 0 promoted, refused or unchanged; 1 failed, or another one runs; 2 usage.")
-@click.option("--dry-run", is_flag=True, help="Fit and compare routers, and keep nothing.")
-@click.option(
-    "--trigger",
-    type=click.Choice(TRIGGERS),
-    default="manual",
-    show_default=True,
-    help="What the record names as the cause.",
+@click.command(
+    epilog=epilog(
+        "routebatch refit --dry-run",
+        codes="Exit codes: 0 promoted, refused or unchanged, 1 failed or another one runs, 2 wrong usage.",
+    )
 )
+@dry_run_option("Fit and compare, and store nothing.")
+@click.option("--trigger", type=click.Choice(TRIGGERS), default="manual", help="Record this as what set it off.")
 @json_option
-@database_options
+@database_option
 def refit(dry_run: bool, trigger: str, as_json: bool, state_dir: Path | None) -> None:
-    """Fit routers on all comparisons, judge them on the newest, and promote the best if it beats what serves.
+    """Fit routers on the database's comparisons, and promote a better one.
 
-    The methods and what they are judged on are those of `[learning]` in routebatch.toml (with a stack that runs, in
-    its). Versions go into the artifact store of that stack.
+    All comparisons count; routers are judged on the newest, and the best challenger is promoted if it beats the
+    champion. The methods and what they are judged on are those of `[learning]` in routebatch.toml (with a stack that
+    runs, in its). Versions go into the artifact store of that stack.
     """
-    from cli.progress import progress_bars
-    from cli.stack_access import opened, stack_settings
     from routing_service.models import RefitOutcome, RefitTrigger
     from training.refit.refit import refit as run
 
     settings = stack_settings(state_dir)
-    with opened(state_dir) as database, progress_bars() as bars:
-        found = run(database, settings, trigger=RefitTrigger(trigger), progress=bars, dry_run=dry_run)
-    if found is None:
+    with open_database(state_dir) as database, progress_bars() as bars:
+        refitted = run(database, settings, trigger=RefitTrigger(trigger), progress=bars, dry_run=dry_run)
+    if refitted is None:
         raise click.ClickException("another re-fit runs: `routebatch refits` shows since when")
-    _report(found, dry_run, as_json)
-    if found.outcome in (RefitOutcome.FAILED, RefitOutcome.DIED):
-        raise SystemExit(1)
+    _report(refitted, dry_run, as_json)
+    if refitted.outcome in (RefitOutcome.FAILED, RefitOutcome.DIED):
+        raise SystemExit(FAILED)
 
 
 @click.command()
-@click.option(
-    "--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Show so many of the newest."
-)
+@last_option(20, "List this many of the newest.", most=10_000)
 @json_option
-@database_options
+@database_option
 def refits(last: int, as_json: bool, state_dir: Path | None) -> None:
     """List the last re-fits: when, why, on how many comparisons, what came of each and for what reason."""
-    from cli.output import print_json, print_table
-    from cli.stack_access import reading
     from training.refit.record import listed
 
-    with reading(state_dir) as session:
-        found = listed(session, last)
+    with transaction(state_dir) as session:
+        newest = listed(session, last)
     if as_json:
-        print_json([_fields(one) for one in found])
-    elif not found:
+        print_json([_fields(one) for one in newest])
+    elif not newest:
         click.echo("there was no re-fit yet")
     else:
         columns = ("id", "started", "seconds", "trigger", "comparisons", "outcome", "versions", "reason")
-        print_table(columns, map(_row, found), numeric=("id", "seconds", "comparisons"))
+        print_table(columns, map(_row, newest), numeric=("id", "seconds", "comparisons"))
 
 
 def _fields(one: Listed) -> dict[str, Any]:
@@ -93,25 +91,23 @@ def _row(one: Listed) -> tuple[str, ...]:
     )
 
 
-def _report(found: Refitted, dry_run: bool, as_json: bool) -> None:
+def _report(refitted: Refitted, dry_run: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from cli.output import print_json, print_table
-
     if as_json:
-        print_json(asdict(found) | {"dry_run": dry_run})
+        print_json(asdict(refitted) | {"dry_run": dry_run})
         return
-    outcome = f"would be {found.outcome.value}" if dry_run and found.figures else found.outcome.value
-    rows = [("outcome", outcome), ("reason", found.reason.replace("; ", "\n"))]
-    if found.rows is not None:
-        rows.append(("comparisons", f"{found.rows:,}"))
-    if found.figures:
-        fitted, held = found.figures["fitted"], found.figures["held_out"]
+    outcome = f"would be {refitted.outcome.value}" if dry_run and refitted.figures else refitted.outcome.value
+    rows = [("outcome", outcome), ("reason", refitted.reason.replace("; ", "\n"))]
+    if refitted.rows is not None:
+        rows.append(("comparisons", f"{refitted.rows:,}"))
+    if refitted.figures:
+        fitted, held = refitted.figures["fitted"], refitted.figures["held_out"]
         rows.append(("fitted on", f"{fitted['prompts']:,} prompts"))
         rows.append(("held out", f"{held['prompts']:,} prompts, {held['live_pairs']:,} of them live pairs"))
-        rows.append(("judged on", found.figures["primary"]))
-        rows += [(f"{method} failed", reason) for method, reason in found.figures["failed"].items()]
-    if found.version_ids:
-        rows.append(("versions", ", ".join(f"version-{number}" for number in found.version_ids)))
-    title = "dry run" if dry_run else f"re-fit {found.id}"
+        rows.append(("judged on", refitted.figures["primary"]))
+        rows += [(f"{method} failed", reason) for method, reason in refitted.figures["failed"].items()]
+    if refitted.version_ids:
+        rows.append(("versions", ", ".join(f"version-{number}" for number in refitted.version_ids)))
+    title = "dry run" if dry_run else f"re-fit {refitted.id}"
     print_table(["", title], rows)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Usd, json_option
-from cli.stack_access import database_options
-from cli.stack_access import reading as transaction
+from cli.epilog import epilog
+from cli.options import Usd, database_option, json_option
+from cli.output import print_json, print_table, usd
+from cli.stack_access import transaction
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -20,29 +21,40 @@ if TYPE_CHECKING:
     from routing_service.models import ApiKey
     from routing_service.money.budgets import KeyBudget
 
+key_argument = click.argument("key", metavar="KEY")
 per_option = click.option(
-    "--per", type=click.Choice(["day", "month", "all"]), required=True, help="A UTC day, a UTC month, or in all."
+    "--per",
+    type=click.Choice(["day", "month", "all"]),
+    required=True,
+    help="Limit what is spent in a UTC day, in a UTC month, or in all.",
 )
 COLUMNS = ("key", "per", "limit", "reserved", "settled", "left", "resets (UTC)")
 
 
-@click.group()
+@click.group(
+    epilog=epilog(
+        "routebatch budgets set alice --per month --limit 100",
+        "routebatch budgets show alice",
+    )
+)
 def budgets() -> None:
-    """Limit what the batches of an API key may spend, by day, by month and in all. Days and months are UTC's.
+    """Limit what a key's batches may spend.
 
-    A key's batches share its budget: higher priorities first, equal ones alike. What does not fit waits: the batch is
-    paused (`key_budget`) and goes on by itself when the next period begins or the limit is raised. No request is
-    sent to a cheaper model because of it. A limit counts what is reserved from the moment that it is set. KEY is a
-    key's id, or its name where only one key has it.
+    A limit is for a day, for a month (UTC's), or for all. A key's batches share its budget: higher priorities first,
+    equal ones alike. What does not fit waits: the batch is paused (`key_budget`) and goes on by itself when the next
+    period begins or the limit is raised. No request is sent to a cheaper model because of it. A limit counts what is
+    reserved from the moment that it is set. KEY is a key's id, or its name where only one key has it.
     """
 
 
 @budgets.command("set")
-@click.argument("key", metavar="KEY")
+@key_argument
 @per_option
-@click.option("--limit", type=Usd(zero=True), required=True, help="Dollars; 0 lets nothing more be spent.")
+@click.option(
+    "--limit", type=Usd(zero=True), required=True, help="Set this many dollars; 0 lets nothing more be spent."
+)
 @json_option
-@database_options
+@database_option
 def set_(key: str, per: str, limit: str, as_json: bool, state_dir: Path | None) -> None:
     """Set a key's limit, for the present period and those that follow.
 
@@ -52,73 +64,71 @@ def set_(key: str, per: str, limit: str, as_json: bool, state_dir: Path | None) 
     from routing_service.models import Period
     from routing_service.money.budgets import set_limit
 
-    _change(key, state_dir, as_json, lambda s, k: set_limit(s, k.id, Period(per), _nano(limit)))
+    _change(key, state_dir, as_json, lambda session, owner: set_limit(session, owner.id, Period(per), _nano(limit)))
 
 
 @budgets.command("top-up")
-@click.argument("key", metavar="KEY")
+@key_argument
 @per_option
-@click.option("--add", type=Usd(), required=True, help="Dollars to add.")
+@click.option("--add", type=Usd(), required=True, help="Add this many dollars.")
 @json_option
-@database_options
+@database_option
 def top_up(key: str, per: str, add: str, as_json: bool, state_dir: Path | None) -> None:
     """Raise a key's limit for the present period only; the next begins with what is set."""
     from routing_service.models import Period
     from routing_service.money.budgets import top_up as add_to
 
-    _change(key, state_dir, as_json, lambda s, k: add_to(s, k.id, Period(per), _nano(add)))
+    _change(key, state_dir, as_json, lambda session, owner: add_to(session, owner.id, Period(per), _nano(add)))
 
 
 @budgets.command()
-@click.argument("key", metavar="KEY")
+@key_argument
 @per_option
 @json_option
-@database_options
+@database_option
 def remove(key: str, per: str, as_json: bool, state_dir: Path | None) -> None:
     """Remove a key's limit, at once. One that is set later begins with nothing used."""
-    from cli.output import print_json
     from routing_service.models import Period
     from routing_service.money.budgets import remove_limit
 
-    with _named(key, state_dir) as (session, found):
-        remove_limit(session, found.id, Period(per))
+    with _named(key, state_dir) as (session, owner):
+        remove_limit(session, owner.id, Period(per))
     if as_json:
-        print_json({"key_id": found.id, "key_name": found.name, "per": per, "limit_usd": None})
+        print_json({"key_id": owner.id, "key_name": owner.name, "per": per, "limit_usd": None})
     else:
-        click.echo(f"{found.id} ({found.name}) has no limit {_PER[per]} any more")
+        click.echo(f"{owner.id} ({owner.name}) has no limit {_PER[per]} any more")
 
 
 @budgets.command()
 @click.argument("key", metavar="KEY", required=False)
 @json_option
-@database_options
+@database_option
 def show(key: str | None, as_json: bool, state_dir: Path | None) -> None:
-    """Show how the limits of a key stand, or of all keys: limit, reserved, settled, left, next reset."""
-    from cli.output import print_json, print_table
+    """Show the limits of a key, or of all keys: limit, reserved, settled, left, next reset."""
     from routing_service.money.budgets import standing
 
-    with _named(key, state_dir) as (session, one):
-        found = standing(session, one.id if one else None)
+    with _named(key, state_dir) as (session, owner):
+        limits = standing(session, owner.id if owner else None)
     if as_json:
-        print_json([_row(budget) for budget in found])
-    elif not found:
-        click.echo("no key has a limit" if key is None else f"{one.id} ({one.name}) has no limit")
+        print_json([_row(budget) for budget in limits])
+    elif not limits:
+        click.echo("no key has a limit" if key is None else f"{owner.id} ({owner.name}) has no limit")
     else:
-        print_table(COLUMNS, [_cells(budget) for budget in found], numeric=COLUMNS[2:6])
+        print_table(COLUMNS, [_cells(budget) for budget in limits], numeric=COLUMNS[2:6])
 
 
 _PER = {"day": "a day", "month": "a month", "all": "in all"}
 
 
-def _nano(usd: str) -> int:
+def _nano(dollars: str) -> int:
     from routing_service.money.pricing import to_nano
 
-    return to_nano(Decimal(usd))
+    return to_nano(Decimal(dollars))
 
 
 @contextmanager
 def _named(key: str | None, state_dir: Path | None) -> Iterator[tuple[Session, Any]]:
-    """A transaction and the key that was named; what is refused becomes one line."""
+    """A transaction, and in it the key that was named, or None for all."""
     from routing_service.openai_format.keys import find_key
 
     with transaction(state_dir) as session:
@@ -126,11 +136,10 @@ def _named(key: str | None, state_dir: Path | None) -> Iterator[tuple[Session, A
 
 
 def _change(key: str, state_dir: Path | None, as_json: bool, change: Callable[[Session, ApiKey], KeyBudget]) -> None:
-    from cli.output import print_json, usd
     from routing_service.money.pricing import to_usd
 
-    with _named(key, state_dir) as (session, found):
-        budget = change(session, found)
+    with _named(key, state_dir) as (session, owner):
+        budget = change(session, owner)
     if as_json:
         print_json(_row(budget))
         return
@@ -164,7 +173,6 @@ def _row(budget: KeyBudget) -> dict[str, Any]:
 
 
 def _cells(budget: KeyBudget) -> tuple[str, ...]:
-    from cli.output import usd
     from routing_service.money.pricing import to_usd
 
     amounts = (budget.limit_nano, budget.reserved_nano, budget.settled_nano, budget.left_nano)

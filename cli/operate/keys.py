@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options
-from cli.stack_access import reading as transaction
+from cli.options import database_option, json_option
+from cli.output import print_json, print_table
+from cli.stack_access import transaction
 
 if TYPE_CHECKING:
     from routing_service.models import ApiKey
@@ -23,10 +23,9 @@ def keys() -> None:
 @keys.command()
 @click.option("--name", required=True, help="Say whom or what the key is for.")
 @json_option
-@database_options
+@database_option
 def create(name: str, as_json: bool, state_dir: Path | None) -> None:
-    """Make a key. It is shown now and never again: only its hash is kept."""
-    from cli.output import print_json
+    """Create a key. It is shown now and never again: only its hash is stored."""
     from routing_service.openai_format.keys import create_key
 
     with transaction(state_dir) as session:
@@ -40,28 +39,26 @@ def create(name: str, as_json: bool, state_dir: Path | None) -> None:
 
 @keys.command("list")
 @json_option
-@database_options
+@database_option
 def list_(as_json: bool, state_dir: Path | None) -> None:
     """List all keys, the revoked ones too."""
-    from cli.output import print_json, print_table
     from routing_service.openai_format.keys import list_keys
 
     with transaction(state_dir) as session:
-        found = [_row(key) for key in list_keys(session)]
+        rows = [_row(key) for key in list_keys(session)]
     if as_json:
-        print_json(found)
+        print_json(rows)
     else:
         columns = ("id", "name", "key", "created", "revoked")
-        print_table(columns, [tuple(str(row[c] or "-") for c in columns) for row in found])
+        print_table(columns, [tuple(str(row[c] or "-") for c in columns) for row in rows])
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @json_option
-@database_options
+@database_option
 def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:
-    """Revoke a key, at once. Its batches go on."""
-    from cli.output import print_json
+    """Revoke a key at once. Its batches go on."""
     from routing_service.openai_format.keys import revoke_key
 
     with transaction(state_dir) as session:

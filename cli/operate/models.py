@@ -1,4 +1,4 @@
-"""`routebatch models`: models that nothing is sent to for now, and an operator's word that they are mended."""
+"""`routebatch models`: which models cannot be used now, and an operator's word that one is mended."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import Any
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options
-from cli.stack_access import reading as transaction
+from cli.options import database_option, json_option
+from cli.output import print_json, print_table
+from cli.stack_access import transaction
 
 
 @click.group()
 def models() -> None:
-    """Show models that cannot be used now, and have them tried at once."""
+    """Show models that cannot be used now, and try one again."""
 
 
 @models.command()
 @json_option
-@database_options
+@database_option
 def show(as_json: bool, state_dir: Path | None) -> None:
-    """Show models whose upstream refuses us, or failed call after call."""
-    from cli.output import print_json, print_table
+    """Show the models whose upstream refuses calls, or fails one after another."""
     from routing_service.upstream.circuit_breaker import open_circuits
 
     with transaction(state_dir) as session:
-        found: list[dict[str, Any]] = [
+        held_back: list[dict[str, Any]] = [
             {
                 "model": row.model,
                 "cause": row.cause,
@@ -38,21 +37,20 @@ def show(as_json: bool, state_dir: Path | None) -> None:
             for row in open_circuits(session)
         ]
     if as_json:
-        print_json(found)
-    elif found:
+        print_json(held_back)
+    elif held_back:
         columns = ("model", "cause", "since", "next_call", "status", "message")
-        print_table(columns, [tuple(str(row[c] or "-") for c in columns) for row in found])
+        print_table(columns, [tuple(str(row[c] or "-") for c in columns) for row in held_back])
     else:
         click.echo("every model may be used")
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", metavar="MODEL")
 @json_option
-@database_options
+@database_option
 def reset(model: str, as_json: bool, state_dir: Path | None) -> None:
     """Try a model again at once: its upstream is mended. Paused batches go on with the next sweep."""
-    from cli.output import print_json
     from routing_service.upstream.circuit_breaker import close_circuits
 
     with transaction(state_dir) as session:

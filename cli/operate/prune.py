@@ -8,37 +8,38 @@ from pathlib import Path
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options
-from cli.stack_access import reading as transaction
+from cli.epilog import epilog
+from cli.options import database_option, dry_run_option, json_option
+from cli.output import print_json
+from cli.stack_access import transaction
 
 UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def _age(context: click.Context, option: click.Parameter, value: str) -> timedelta:
-    found = re.fullmatch(r"([0-9]{1,5})([hdw])", value)
-    if not found:
+    age = re.fullmatch(r"([0-9]{1,5})([hdw])", value)
+    if not age:
         raise click.BadParameter(f"{value!r} is no age: write hours, days or weeks, as in 12h, 30d, 8w")
-    return timedelta(**{UNITS[found[2]]: int(found[1])})
+    return timedelta(**{UNITS[age[2]]: int(age[1])})
 
 
-@click.command()
+@click.command(epilog=epilog("routebatch prune --older-than 30d --dry-run"))
 @click.option(
     "--older-than",
     callback=_age,
     required=True,
     metavar="AGE",
-    help="Remove files uploaded longer ago than this, such as 12h, 30d or 8w.",
+    help="Remove files that were uploaded longer ago than this: 12h, 30d, 8w.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@dry_run_option("Say what would be removed, and remove nothing.")
 @json_option
-@database_options
+@database_option
 def prune(older_than: timedelta, dry_run: bool, as_json: bool, state_dir: Path | None) -> None:
-    """Remove uploaded files of that age, of all keys. Batches keep their requests and answers.
+    """Remove old uploaded files.
 
-    A file that a batch is still to read stays. Expired files go by themselves.
+    Files of all keys go; batches keep their requests and answers. A file that a batch is still to read stays. Expired
+    files go by themselves.
     """
-    from cli.output import print_json
     from routing_service.openai_format.files import count_older, remove_older
 
     with transaction(state_dir) as session:

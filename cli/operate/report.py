@@ -1,4 +1,4 @@
-"""`routebatch report`: what was spent, on what, what was saved, and how well answers' lengths are predicted."""
+"""`routebatch report`: what was spent and saved, and how well the lengths of answers are predicted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.stack_access import database_options, reading
+from cli.epilog import epilog
+from cli.options import database_option, json_option
+from cli.output import print_json, print_table, usd
+from cli.stack_access import transaction
 
 if TYPE_CHECKING:
     from routing_service.money.reports import Report
@@ -23,58 +26,66 @@ WIDE = {"parent_id"}  # for CSV and JSON only
 
 @click.group()
 def report() -> None:
-    """Report what was spent and saved, and how well output lengths are predicted."""
+    """Report costs, and how well output lengths are predicted."""
 
 
-@report.command()
-@click.option("--by", type=click.Choice(["model", "day", "batch"]), default="batch", show_default=True)
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this UTC day on.")
-@click.option("--batch", "batch_id", help="Only this batch (with --by batch).")
-@database_options
+@report.command(
+    epilog=epilog(
+        "routebatch report costs",
+        "routebatch report costs --by model --since 2026-01-01 --format csv",
+    )
+)
+@click.option(
+    "--by", type=click.Choice(["model", "day", "batch"]), default="batch", help="Sum up by model, UTC day or batch."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="Print in this form."
+)
+@json_option
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Report only from this UTC day on.")
+@click.option("--batch", "batch_id", metavar="BATCH", help="Report only this batch (with --by batch).")
+@database_option
 def costs(
     by: str, form: str, as_json: bool, since: datetime | None, batch_id: str | None, state_dir: Path | None
 ) -> None:
-    """What was spent, by model, UTC day or batch; for batches also what the strong model alone would have cost.
+    """Report what was spent; for batches also what the strong model alone would have cost.
 
-    CSV and JSON hold exact decimals; the table rounds to six.
+    --json is short for --format json. CSV and JSON hold exact decimals; the table rounds to six.
     """
     from routing_service.money import reports
 
     if batch_id is not None and by != "batch":
         raise click.UsageError("--batch belongs to --by batch")
     day = since.date() if since else None
-    with reading(state_dir) as session:
+    with transaction(state_dir) as session:
         if by == "batch":
-            found = reports.costs_by_batch(session, since=day, batch_id=batch_id)
+            spent = reports.costs_by_batch(session, since=day, batch_id=batch_id)
         else:
-            found = {"model": reports.costs_by_model, "day": reports.costs_by_day}[by](session, since=day)
-    if batch_id is not None and not found.rows:
+            spent = {"model": reports.costs_by_model, "day": reports.costs_by_day}[by](session, since=day)
+    if batch_id is not None and not spent.rows:
         raise click.ClickException(f"there is no batch {batch_id}")
-    {"table": _table, "csv": _csv, "json": _json}["json" if as_json else form](found)
+    {"table": _table, "csv": _csv, "json": _json}["json" if as_json else form](spent)
 
 
 @report.command()
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of a table.")
-@database_options
+@json_option
+@database_option
 def lengths(as_json: bool, state_dir: Path | None) -> None:
-    """How well each model's output lengths are predicted, on answers held out of the last fit.
+    """Report how well each model's output lengths are predicted, on answers held out of the last fit.
 
     Median errors are shares of the true length. A model that is not listed is planned by its expected_output_tokens.
     """
-    from cli.output import print_table
     from routing_service.money import reports
 
-    with reading(state_dir) as session:
-        found = reports.lengths(session)
+    with transaction(state_dir) as session:
+        predicted = reports.lengths(session)
     if as_json:
-        _json(found)
-    elif not found.rows:
+        _json(predicted)
+    elif not predicted.rows:
         click.echo("no output lengths are learned yet: a model needs 500 settled answers")
     else:
-        columns = [_heading(column) for column in found.columns]
-        cells = [[_figure(column, row[column]) for column in found.columns] for row in found.rows]
+        columns = [_heading(column) for column in predicted.columns]
+        cells = [[_figure(column, row[column]) for column in predicted.columns] for row in predicted.rows]
         print_table(columns, cells, numeric=columns[2:-1])
 
 
@@ -84,22 +95,20 @@ def _figure(column: str, value: Any) -> str:
     return f"{value:.2f}" if column == "r2" else f"{value:,.0f}" if isinstance(value, float) else _cell(column, value)
 
 
-def _table(found: Report) -> None:
-    from cli.output import print_table
-
-    if not found.rows:
+def _table(figures: Report) -> None:
+    if not figures.rows:
         click.echo("nothing was spent yet")
         return
-    totals = found.totals
-    columns = [column for column in found.columns if _says_something(column, found, totals)]
-    cells = [[_cell(column, row[column]) for column in columns] for row in found.rows]
+    totals = figures.totals
+    columns = [column for column in figures.columns if _says_something(column, figures, totals)]
+    cells = [[_cell(column, row[column]) for column in columns] for row in figures.rows]
     total = ["total", *(_cell(column, totals.get(column, "")) for column in columns[1:])]
     print_table([_heading(column) for column in columns], cells, numeric=map(_heading, totals), total=total)
 
 
-def _says_something(column: str, found: Report, totals: dict[str, int | Decimal]) -> bool:
+def _says_something(column: str, figures: Report, totals: dict[str, int | Decimal]) -> bool:
     if column == "purpose":
-        return any(row[column] != "client" for row in found.rows)
+        return any(row[column] != "client" for row in figures.rows)
     return column not in QUIET | WIDE or bool(totals.get(column))
 
 
@@ -108,8 +117,6 @@ def _heading(column: str) -> str:
 
 
 def _cell(column: str, value: Any) -> str:
-    from cli.output import usd
-
     if value is None:
         return "-"
     if column.endswith("_usd") and isinstance(value, Decimal | int):
@@ -119,16 +126,14 @@ def _cell(column: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _csv(found: Report) -> None:
+def _csv(figures: Report) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(found.columns)
-    writer.writerows([_plain(row[column]) for column in found.columns] for row in found.rows)
+    writer.writerow(figures.columns)
+    writer.writerows([_plain(row[column]) for column in figures.columns] for row in figures.rows)
 
 
-def _json(found: Report) -> None:
-    from cli.output import print_json
-
-    print_json([{column: _plain(row[column]) for column in found.columns} for row in found.rows])
+def _json(figures: Report) -> None:
+    print_json([{column: _plain(row[column]) for column in figures.columns} for row in figures.rows])
 
 
 def _plain(value: Any) -> Any:

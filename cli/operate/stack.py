@@ -1,4 +1,4 @@
-"""`routebatch up`, `down` and `doctor`: the whole stack on this machine."""
+"""`routebatch up`, `down` and `doctor`: run, stop and examine the whole stack on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, state_dir_option
+from cli.epilog import epilog
+from cli.errors import FAILED
+from cli.options import PORT, json_option, state_dir_option
 
 if TYPE_CHECKING:
     from deploy.stack import Stack
@@ -20,27 +22,27 @@ if TYPE_CHECKING:
 PUBLIC_KEYS = ("api_url", "api_key", "flower_url")
 
 stack_option = state_dir_option(
-    "Where the stack keeps its data, logs and addresses. Default: $ROUTEBATCH_STATE_DIR, "
+    "Keep the stack's data, logs and addresses in this directory. Default: $ROUTEBATCH_STATE_DIR, "
     "else $XDG_STATE_HOME/routebatch, else ~/.local/state/routebatch."
 )
 config_option = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="ROUTEBATCH_CONFIG",
-    help="Default: $ROUTEBATCH_CONFIG, else ./routebatch.toml, else routebatch.toml in the state directory.",
+    help="Read this configuration. "
+    "Default: $ROUTEBATCH_CONFIG, else ./routebatch.toml, else routebatch.toml in the state directory.",
 )
-port_type = click.IntRange(0, 65535)
 
 
-@click.command()
+@click.command(epilog=epilog("routebatch up --detach", "routebatch up --config routebatch.toml --port 8000"))
 @stack_option
 @config_option
-@click.option("--port", type=port_type, default=8080, show_default=True, help="The API's port; 0 picks a free one.")
-@click.option("--flower-port", type=port_type, default=5555, show_default=True, help="0 picks a free one.")
+@click.option("--port", type=PORT, default=8080, help="Serve the API on this port; 0 picks a free one.")
+@click.option("--flower-port", type=PORT, default=5555, help="Serve Flower on this port; 0 picks a free one.")
 @click.option("--detach", is_flag=True, help="Return once everything is ready; stop it with `routebatch down`.")
 @json_option
 def up(state_dir: Path | None, config: Path | None, port: int, flower_port: int, detach: bool, as_json: bool) -> None:
-    """Start the whole stack on this machine: servers, API, workers, Flower.
+    """Start the whole stack on this machine: servers, API, workers and Flower.
 
     Without --detach it stays until Ctrl-C or SIGTERM and then stops everything in order. With --json the last line
     printed before that is {"api_url": ..., "api_key": ..., "flower_url": ...}.
@@ -107,12 +109,12 @@ def down(state_dir: Path | None, as_json: bool) -> None:
         click.echo(f"stopped the stack in {root}" if stopped else f"no stack runs in {root}")
 
 
-@click.command()
+@click.command(epilog=epilog(codes="Exit codes: 0 all is well, 1 something needed is broken, 2 wrong usage."))
 @stack_option
 @config_option
 @json_option
 def doctor(state_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """Check what is installed, configured and running. Exits with 1 if something needed is broken."""
+    """Check what is installed, configured and running."""
     from deploy.doctor import examine
     from deploy.layout import StateDir
 
@@ -122,7 +124,7 @@ def doctor(state_dir: Path | None, config: Path | None, as_json: bool) -> None:
     else:
         _table(checks)
     if any(check.ok is False for check in checks):
-        raise SystemExit(1)
+        raise SystemExit(FAILED)
 
 
 def _table(checks: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`train --decontaminate`: leaves out of the training data what evaluation sets hold."""
+"""`train --decontaminate`: leave out of the training data what evaluation sets hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from cli.progress import progress_bars
+from cli.routers.prompts import prompts_of
 
 if TYPE_CHECKING:
     from routing_service.embedding.registry import Encoder
@@ -19,19 +22,21 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-encoder_option = click.option("--encoder", metavar="NAME", help="The encoder of prompts. Default: the configured one.")
-data_option = click.option("--data", type=DIRECTORY, help="The directory with the tables of evaluation sets.")
+data_option = click.option("--data", type=DIRECTORY, help="Read the tables of evaluation sets from this directory.")
 
 
 def decontaminate_options(command: Command) -> Command:
+    """--decontaminate, and how similar prompts are found."""
     for option in (
         click.option(
             "--encoder",
             metavar="NAME|none",
-            help="What tells similar prompts. Default: the configured encoder, where there is one.",
+            help="Find similar prompts by this encoder, or none. Default: the configured one, where there is one.",
         ),
         click.option(
-            "--similarity", type=click.FloatRange(0, 1), help="Too similar from this cosine on. [default: 0.95]"
+            "--similarity",
+            type=click.FloatRange(0, 1),
+            help="Leave out prompts that are similar from this cosine on. Default: 0.95.",
         ),
         data_option,
         click.option(
@@ -39,7 +44,7 @@ def decontaminate_options(command: Command) -> Command:
             "evaluation_sets",
             multiple=True,
             metavar="FILE|SET",
-            help="Leave out what a file of prompts or an evaluation set holds; may be repeated.",
+            help="Leave out what this file of prompts or evaluation set holds. May be repeated.",
         ),
     ):
         command = option(command)
@@ -55,8 +60,6 @@ def decontaminate(
     settings: Settings,
 ) -> tuple[Comparisons, Decontamination | None]:
     """The comparisons without what the evaluation sets hold, and what that left out; None where none is named."""
-    from cli.progress import progress_bars
-    from cli.routers.prompt_sets import prompts_of
     from training.data.decontamination import SIMILARITY, decontaminated
 
     if not evaluation_sets:
@@ -64,10 +67,11 @@ def decontaminate(
             raise click.UsageError("--similarity and --encoder belong to --decontaminate")
         return comparisons, None
     against = [prompt for named in evaluation_sets for prompt in prompts_of(named, data)]
-    found = _encoder(encoder, settings)
     limit = SIMILARITY if similarity is None else similarity
     with progress_bars() as bars:
-        return decontaminated(comparisons, against, encoder=found, similarity=limit, progress=bars)
+        return decontaminated(
+            comparisons, against, encoder=_encoder(encoder, settings), similarity=limit, progress=bars
+        )
 
 
 def _encoder(named: str | None, settings: Settings) -> Encoder | None:

@@ -1,4 +1,4 @@
-"""`routebatch explain`: why a router estimates what it estimates of a prompt."""
+"""`routebatch explain`: why a router estimates what it does for a prompt."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
+from cli.epilog import epilog
 from cli.options import json_option
-from cli.routers.scoring import find_router, router_option
+from cli.output import print_json, print_table
+from cli.routers.choice import find_router, router_option
 
 STDIN = "-"
 MAX_CHARACTERS = 16_000_000
 MAX_CELL = 100  # characters of a text in a table
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command(epilog=epilog('routebatch explain --router mine --prompt "How many primes are below 100?"'))
 @router_option
-@click.option("--prompt", required=True, help="The prompt; - reads it from stdin, whole.")
+@click.option("--prompt", required=True, metavar="TEXT", help="Explain this prompt; - reads it from stdin, whole.")
 @json_option
 def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
     """Explain a router's estimate for a prompt.
@@ -25,14 +27,11 @@ def explain(wanted: str | None, prompt: str, as_json: bool) -> None:
     What is shown depends on the router: the terms and features that moved the estimate, the nearest comparisons it was
     fitted on and their outcomes, or the parts of the prompt without which it would be another.
     """
-    from cli.output import print_json
-
-    text = _stdin() if prompt == STDIN else prompt
-    found = find_router(wanted).explain(text)
+    explanation = find_router(wanted).explain(_stdin() if prompt == STDIN else prompt)
     if as_json:
-        print_json(found)
+        print_json(explanation)
     else:
-        print_object(str(found.get("router", "router")), found)
+        print_object(str(explanation.get("router", "router")), explanation)
 
 
 def _stdin() -> str:
@@ -42,13 +41,11 @@ def _stdin() -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise click.ClickException(f"the prompt is no UTF-8: byte 0x{data[error.start]:02x}") from error
+        raise click.ClickException(f"the prompt is not UTF-8 text: byte 0x{data[error.start]:02x}") from error
 
 
 def print_object(title: str, values: dict[str, Any]) -> None:
     """Single figures in one table; a table for every list of objects; what is nested below them."""
-    from cli.output import print_table
-
     single = [(key, value) for key, value in values.items() if not _nested(value)]
     rows = [(key.replace("_", " "), _cell(value)) for key, value in single if key != "router"]
     print_table([title, ""], rows, numeric=[""])
@@ -61,8 +58,6 @@ def print_object(title: str, values: dict[str, Any]) -> None:
 
 
 def _print_list(title: str, items: list[dict[str, Any]]) -> None:
-    from cli.output import print_table
-
     if any(_nested(value) for item in items for value in item.values()):
         for number, item in enumerate(items, 1):
             print_object(f"{title} {number}: {item['router']}" if "router" in item else f"{title} {number}", item)

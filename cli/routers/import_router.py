@@ -1,4 +1,4 @@
-"""`routebatch import-router`: weights that RouteLLM published become an artifact of ours."""
+"""`routebatch import-router`: make a router of the weights that RouteLLM published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 import click
 
-from cli.options import json_option
+from cli.epilog import epilog
+from cli.options import artifact_option, json_option
+from cli.output import print_json
+from cli.output_files import check_artifact
+from cli.progress import spinner
 from cli.stack_access import read_settings
 
 # method -> module:function, which is called with the weights' path and the settings
@@ -28,16 +32,14 @@ class Kind(click.ParamType[str]):
         from routing_service.routers.registry import canonical
 
         if canonical(value) not in IMPORTERS:
-            self.fail(f"{value!r} is none of {', '.join(IMPORTERS)}", param, ctx)
+            self.fail(f"{value!r} cannot be imported; choose one of: {', '.join(IMPORTERS)}", param, ctx)
         return canonical(str(value))
 
 
-@click.command("import-router", epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command("import-router", epilog=epilog("routebatch import-router mf checkpoints/mf_gpt4_augmented --output mf"))
 @click.argument("kind", type=Kind())
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
-)
+@artifact_option
 @json_option
 def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
     """Import a router that RouteLLM published: its weights become an artifact.
@@ -45,12 +47,7 @@ def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:
     KIND is matrix_factorization (mf), bert or causal_llm; PATH the directory of the checkpoint as the hub gives it,
     downloaded before: nothing is fetched here, and nothing in it is executed.
     """
-    from cli.output import print_json
-    from cli.progress import spinner
-
-    # Refused before gigabytes are read, not after.
-    if output.is_dir() and any(output.iterdir()) and not (output / "metadata.json").is_file():
-        raise click.UsageError(f"{output} holds something that is no router: name an empty or a new directory")
+    check_artifact(output)  # before gigabytes are read, not after
     settings = read_settings()
     with spinner(f"importing {path}"):
         router = _importer(kind)(path, settings)

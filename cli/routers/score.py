@@ -1,4 +1,4 @@
-"""`routebatch score`: what a router says of a file of prompts, on this machine, without services or a database."""
+"""`routebatch score`: score a file of prompts with a router, on this machine, without services or a database."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from typing import BinaryIO
 
 import click
 
-from cli.inputs import FORMATS, STDIN, Prepared
-from cli.routers.scoring import Chosen, choose, chunks, opened_prompts, router_option, router_pair_options
+from cli.epilog import epilog
+from cli.inputs import STDIN, Prepared, format_option
+from cli.options import WRITABLE
+from cli.output_files import STDOUT, check_paths, writing
+from cli.routers.choice import Chosen, choose, router_option, router_pair_options
+from cli.routers.prompts import chunks, opened_prompts
 
 COLUMNS = ("win_rate", "expected_gain", "std")
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command(epilog=epilog("routebatch score prompts.csv --router mine --output scores.csv"))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @router_option
 @router_pair_options
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: found by the file's first line and name.")
-@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), default="-", help="Default: stdout.")
+@format_option
+@click.option(
+    "--output", "-o", type=WRITABLE, default="-", show_default="stdout", help="Write the scores to this file."
+)
 def score(file: str, wanted: str | None, strong: str | None, weak: str | None, form: str | None, output: Path) -> None:
-    """Score a file of prompts, and write a CSV with a row for each of them, in the file's order.
+    """Score a file of prompts with a router.
 
-    FILE is what `routebatch submit` takes, or that gzipped. The columns: win_rate, the probability that the strong
-    model's answer is preferred, ties as half; expected_gain, its expected quality minus the weak model's, in [-1, 1];
-    std, the standard deviation of that. A file with a bad line is refused, and the line is named.
+    FILE is what `routebatch submit` takes, or that gzipped. A CSV is written with a row for each prompt, in the file's
+    order. Its columns: win_rate, the probability that the strong model's answer is preferred, ties as half;
+    expected_gain, its expected quality minus the weak model's, in [-1, 1]; std, the standard deviation of that. A file
+    with a bad line is refused, and the line is named.
     """
-    from cli.output_files import STDOUT, check_paths, writing
-
     check_paths(output, None, None if file == STDIN else file)
     chosen = choose(wanted, strong, weak)
     with opened_prompts(file, form) as ready, writing(output) as stream:

@@ -1,6 +1,7 @@
-"""`routebatch train`: comparisons, from files or the database, become a fitted router in a directory.
+"""`routebatch train`: fit a router on comparisons, from files or the database, and write it to a directory.
 
-What `routebatch train` prints: what was read and left out, how well the fit is calibrated, and what it is worth.
+Below the command stands what it prints: what was read and left out, how well the fit is calibrated, and what the router
+is worth on prompts that were held out.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, pair_options, parse_options, seed_option
+from cli.epilog import epilog
+from cli.options import artifact_option, check_pair, database_option, json_option, pair_options, seed_option
+from cli.output import print_json, print_table
+from cli.output_files import check_artifact
+from cli.progress import progress_bars
 from cli.routers.decontamination import decontaminate, decontaminate_options
-from cli.routers.training_sources import Source, labelled_by_tier, load_sources
-from cli.stack_access import database_options
+from cli.routers.method_options import parse_options
+from cli.routers.training_sources import Source, labelled_by_tier, load_sources, name_bad_rows
+from cli.stack_access import read_settings
 
 if TYPE_CHECKING:
     from routing_service.routers.registry import Router
@@ -34,11 +40,17 @@ class MethodName(click.ParamType[str]):
         from training.fit.methods import METHODS
 
         if canonical(value) not in METHODS:
-            self.fail(f"{value!r} is none of {', '.join(METHODS)}", param, ctx)
+            self.fail(f"{value!r} is no method; choose one of: {', '.join(METHODS)}", param, ctx)
         return canonical(str(value))
 
 
-@click.command(epilog="Exit codes: 0 done, 1 failed, 2 usage.")
+@click.command(
+    epilog=epilog(
+        "routebatch train gain --comparisons outcomes.csv --output mine",
+        "routebatch train mf --comparisons arena.jsonl.gz --by-tier --hold-out 0.2 --output mf",
+        "routebatch train gain --comparisons db --decontaminate mmlu --data sets --set landmarks=512 --output mine",
+    )
+)
 @click.argument("method", type=MethodName())
 @click.option(
     "--comparisons",
@@ -47,33 +59,32 @@ class MethodName(click.ParamType[str]):
     multiple=True,
     required=True,
     metavar="FILE|db",
-    help="A file, or db: those that the database holds. May be given repeatedly.",
+    help="Fit on this file, or on what the database holds (db). May be repeated.",
 )
 @click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...")
 @pair_options(
-    "The strong model's name in the data. Most methods need it where rows name models.",
-    "The weak model's name in the data.",
+    "Take this model for the strong one. Most methods need a pair where rows name models.",
+    "Take this model for the weak one.",
 )
 @click.option(
     "--by-tier",
     is_flag=True,
-    help="Of battles of many models: the two highest of ten tiers are strong, the third is weak. Names no pair.",
+    help="Make the pair of battles of many models: the two highest of ten tiers are strong, the third is weak.",
 )
-@seed_option("The seed of what the fit draws; the same seed gives the same router.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+@seed_option("Draw with this seed; the same seed gives the same router.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Set an option of the method. May be repeated."
+)
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 0.9),
     default=0.0,
-    show_default=True,
     help="Leave this share of the prompts out of the fit, and measure the router on it.",
 )
 @decontaminate_options
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The artifact: a directory."
-)
+@artifact_option
 @json_option
-@database_options
+@database_option
 def train(
     method: str,
     sources: tuple[Path | str, ...],
@@ -92,24 +103,23 @@ def train(
     as_json: bool,
     state_dir: Path | None,
 ) -> None:
-    """Fit a router on compared answers and write it to a directory, which `routebatch score --router` takes.
+    """Fit a router on labelled prompts.
+
+    It is written to a directory, which `routebatch score --router` takes. METHOD is a routing method or its alias.
 
     Files are CSV or JSON lines, plain or gzipped, in a form that is recognised by its columns: outcome tables (prompt,
     strong_correct, weak_correct), comparisons (prompt, model_a, model_b, outcome), Chatbot Arena, battles with a file
     of their prompts, scores (prompt, mixtral_score) or ratings (prompt, model, score). Bad rows are left out, counted
     and named.
     """
-    from cli.progress import progress_bars
-    from cli.stack_access import read_settings
     from training.fit import methods
 
-    if (strong is None) != (weak is None):
-        raise click.UsageError("--strong and --weak are named together")
+    check_pair(strong, weak)
     if by_tier and strong is not None:
         raise click.UsageError("--by-tier makes the pair itself: name neither --strong nor --weak")
     chosen = methods.method(method)
     options = parse_options(chosen.options, pairs)
-    _check_output(output)
+    check_artifact(output)
     settings = read_settings()
     with progress_bars() as bars:
         ratings = getattr(options, "on_ratings", False)
@@ -135,12 +145,6 @@ def train(
 def first_process() -> bool:
     """Whether this process saves and reports: under `accelerate launch` and torchrun several fit the same router."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _check_output(output: Path) -> None:
-    """Refuse before the fit what would be refused after it."""
-    if output.is_dir() and any(output.iterdir()) and not (output / "metadata.json").is_file():
-        raise click.UsageError(f"{output} holds something that is no router: name an empty or a new directory")
 
 
 def _parts(
@@ -170,15 +174,8 @@ def _figures(router: Router, held: Comparisons, seed: int) -> Evaluation:
     return evaluate(router.win_rates(labels.prompts, strong, weak), labels.gain, seed=seed)
 
 
-LISTED = 10  # bad rows, models of a tier
+LISTED = 10  # models of a tier
 SHOWN = ("apgr", "apgr_ten_bins", "cpt_50", "cpt_80", "calibration_error", "brier", "oracle")
-
-
-def name_bad_rows(loaded: Loaded) -> None:
-    for row in loaded.bad[:LISTED]:
-        click.echo(f"left out: {row}", err=True)
-    if loaded.counted["bad"] > LISTED:
-        click.echo(f"left out: {loaded.counted['bad'] - LISTED:,} more bad rows", err=True)
 
 
 def print_report(
@@ -190,14 +187,12 @@ def print_report(
     as_json: bool,
 ) -> None:
     """`result` names what was made, of what."""
-    from cli.output import print_json, print_table
-
     metadata: dict[str, Any] = getattr(router, "metadata", {})
     if as_json:
         bad = [{"file": row.file, "row": row.row, "reason": row.reason} for row in loaded.bad]
         held_out = figures.as_dict() if figures else None
-        found = {"counted": loaded.counted, "bad": bad, "decontaminated": left_out and left_out.as_dict()}
-        print_json({**result, **found, "held_out": held_out, "metadata": metadata})
+        rows_read = {"counted": loaded.counted, "bad": bad, "decontaminated": left_out and left_out.as_dict()}
+        print_json({**result, **rows_read, "held_out": held_out, "metadata": metadata})
         return
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in loaded.counted.items() if count or name == "bad"]
     if left_out is not None:
@@ -214,9 +209,9 @@ def print_report(
     print_table(["router", str(result["output"])], rows, numeric=[str(result["output"])])
 
 
-def _left_out(found: Decontamination) -> str:
-    similar = f"{found.similar:,} too similar" if found.encoder else "similar ones were not looked for"
-    return f"{found.rows:,} rows: {found.same:,} prompts the same, {similar}"
+def _left_out(removed: Decontamination) -> str:
+    similar = f"{removed.similar:,} too similar" if removed.encoder else "similar ones were not looked for"
+    return f"{removed.rows:,} rows: {removed.same:,} prompts the same, {similar}"
 
 
 def _calibration(measured: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Where comparisons come from, for commands that take them: files, and the database."""
+"""Comparisons for commands that fit or measure routers: from files, and from the database."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from cli.stack_access import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 DATABASE = "db"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+LISTED = 10  # bad rows
 
 
 class Source(click.ParamType[Path | str]):
@@ -44,10 +47,9 @@ def load_sources(
     into = Collector(named_pair(strong, weak))
     read_files([source for source in sources if isinstance(source, Path)], into, bars)
     if DATABASE in sources:
-        from cli.stack_access import reading
         from training.data.database import read_database, read_ratings
 
-        with reading(state_dir) as session:
+        with transaction(state_dir) as session:
             cap = settings.learning.feedback_weight_per_key
             (read_ratings if ratings else read_database)(session, into, bars, feedback_weight_per_key=cap)
     return into.loaded()
@@ -59,6 +61,14 @@ def labelled_by_tier(loaded: Loaded) -> tuple[Loaded, dict[str, Any]]:
 
     from training.fit.tiers import by_tier
 
-    found = by_tier(loaded.comparisons)
-    counted = loaded.counted | {"used": len(found.comparisons), "other_models": found.rows - len(found.comparisons)}
-    return replace(loaded, comparisons=found.comparisons, counted=counted), found.as_dict()
+    tiers = by_tier(loaded.comparisons)
+    counted = loaded.counted | {"used": len(tiers.comparisons), "other_models": tiers.rows - len(tiers.comparisons)}
+    return replace(loaded, comparisons=tiers.comparisons, counted=counted), tiers.as_dict()
+
+
+def name_bad_rows(loaded: Loaded) -> None:
+    """Say on stderr which rows were left out, and why."""
+    for row in loaded.bad[:LISTED]:
+        click.echo(f"left out: {row}", err=True)
+    if loaded.counted["bad"] > LISTED:
+        click.echo(f"left out: {loaded.counted['bad'] - LISTED:,} more bad rows", err=True)

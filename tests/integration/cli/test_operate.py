@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from cli.operate.serve import MaskingFormatter
+from cli.operate.api import MaskingFormatter
 from migrations.runner import downgrade
 from routing_service.db import Database
 from routing_service.errors import AuthenticationError

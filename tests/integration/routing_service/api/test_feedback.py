@@ -176,10 +176,10 @@ def test_the_command_line_gives_feedback(api: Api, client: OpenAI) -> None:
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(main, ["feedback", *arguments, *where])
 
-    assert run(request_id(batch_id), "--thumbs", "down").stdout == "kept as a rating of weak: 1 of 5\n"
-    assert run(request_id(batch_id), "--score", "4").stdout == "kept as a rating of weak: 4 of 5\n"
+    assert run(request_id(batch_id), "--thumbs", "down").stdout == "stored as a rating of weak: 1 of 5\n"
+    assert run(request_id(batch_id), "--score", "4").stdout == "stored as a rating of weak: 4 of 5\n"
     compared = run("request-2", "--batch", batch_id, "--preferred", "strong")
-    assert compared.stdout == "kept as a comparison of weak with strong: 0\n"
+    assert compared.stdout == "stored as a comparison of weak with strong: 0\n"
     assert json.loads(run("request-2", "--batch", batch_id, "--thumbs", "up", "--json").stdout)["replaced"] is True
     assert run(request_id(batch_id)).exit_code == 2
     unknown = run("batch_req_x_1", "--score", "1")

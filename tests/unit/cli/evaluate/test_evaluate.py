@@ -138,7 +138,7 @@ def test_comparisons_are_a_set_too() -> None:
         (("--benchmark", "mmlu", "--data", "mmlu.csv"), 2, "name the directory with the tables of mmlu"),
         (("--benchmark", "gsm8k", "--data", "."), 1, "has none of gsm8k.csv"),
         (("--benchmark", "mmlu", "--data", ".", "--router", "nobody"), 2, "no such directory"),
-        (("--benchmark", "mmlu", "--data", ".", "--strong", "a"), 2, "named together"),
+        (("--benchmark", "mmlu", "--data", ".", "--strong", "a"), 2, "belong together"),
         (("--benchmark", "mmlu", "--data", ".", "--leave-out", "mmlu.csv"), 1, "no prompts are left of the set mmlu"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from cli.routers.scoring import CHUNK, CHUNK_CHARACTERS, FIRST_CHUNK
+from cli.routers.prompts import CHUNK, CHUNK_CHARACTERS, FIRST_CHUNK
 from routing_service.routers import registry
 from tests.support.paths import EXAMPLES
 from tests.support.routers.fake_router import LengthRouter

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from cli.options import parse_options
+from cli.routers.method_options import parse_options
 from training.fit.methods import METHODS
 
 HEADER = "prompt,strong_correct,weak_correct\n"

@@ -1,16 +1,14 @@
-"""`routebatch api`, the HTTP server, and `routebatch migrate`, which brings the database's schema up to date."""
+"""`routebatch api`: run the HTTP API."""
 
 from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option
-from cli.stack_access import database_options, find_database
+from cli.options import PORT
 
 if TYPE_CHECKING:
     from routing_service.service import Service
@@ -22,10 +20,10 @@ SECRETS = re.compile(r"\brb-[\w-]{16,}|(?<=://)[^\s/@]+@")
 
 
 @click.command()
-@click.option("--host", help="Default: ROUTEBATCH_API_HOST, api_host of the configuration, else 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Default: ROUTEBATCH_API_PORT, api_port, else 8080.")
+@click.option("--host", help="Listen on this address. Default: api_host of the configuration, else 127.0.0.1.")
+@click.option("--port", type=PORT, help="Listen on this port. Default: api_port of the configuration, else 8080.")
 def api(host: str | None, port: int | None) -> None:
-    """Run the HTTP API until SIGTERM or Ctrl-C."""
+    """Run the HTTP API, until SIGTERM or Ctrl-C."""
     import uvicorn
 
     from routing_service.api.app import create_app
@@ -48,27 +46,8 @@ def api(host: str | None, port: int | None) -> None:
         service.close()
 
 
-@click.command()
-@json_option
-@database_options
-def migrate(as_json: bool, state_dir: Path | None) -> None:
-    """Migrate the database's schema to this version. Safe to run at any time, from several hosts at once."""
-
-    from cli.output import print_json
-    from migrations.runner import revisions, upgrade
-
-    url = find_database(state_dir)
-    before, _ = revisions(url)
-    upgrade(url)
-    after, _ = revisions(url)
-    if as_json:
-        print_json({"revision": after, "before": before, "changed": before != after})
-    else:
-        click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was: {before or 'none'})"))
-
-
 def _service(settings: Settings) -> Service:
-    """ConfigurationError where a model has no price: that is said before the server starts."""
+    """ConfigurationError where a model has no price: before the server starts, not with the first batch."""
     from routing_service.service import Service
     from workers.app import app as celery
     from workers.publisher import CeleryPublisher

@@ -1,4 +1,7 @@
-"""What the commands that score a file share: the router and its pair of models, and the file's prompts in chunks."""
+"""Prompts for commands that work on this machine: from a file that `submit` or `train` takes, or an evaluation set.
+
+`opened_prompts` and `chunks` read a file piece by piece, as routers score it; `prompts_of` gives a whole set by name.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +9,18 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.inputs import LISTED, InputError, Prepared, prepared
-from cli.options import pair_options
-from cli.stack_access import read_settings
-
-if TYPE_CHECKING:
-    from routing_service.routers.registry import Router
-    from routing_service.settings import Settings
+from cli.inputs import LISTED, STDIN, InputError, Prepared, prepared
+from cli.progress import progress_bar
 
 FIRST_CHUNK = 64  # small, so that slow routers soon show how fast they are
 CHUNK = 1024  # prompts in memory: enough to bucket by length
 CHUNK_CHARACTERS = 16_000_000  # unless one prompt alone is longer
-ROLES = ("strong", "weak")  # what a router calls its own pair
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A router, and the two models that it is to compare."""
-
-    router: Router
-    strong: str
-    weak: str
-
-
-def router_option(command: Command) -> Command:
-    text = (
-        "A directory that `train` wrote, a router's name, or a router version (12, version-12; auto: the active one)."
-    )
-    return click.option("--router", "wanted", help=f"{text} Default: the configured one; without any, gain.")(command)
-
-
-# For routers that know more models than two.
-router_pair_options = pair_options(
-    "The strong model. Default: the dearest of the configured candidates; without any, the router's strong model.",
-    "The weak model. Default: the cheapest of the configured candidates; without any, the router's weak model.",
-)
-
-
-def choose(
-    wanted: str | None,
-    strong: str | None,
-    weak: str | None,
-    settings: Settings | None = None,
-    state_dir: Path | None = None,
-) -> Chosen:
-    """The router of that name or in that directory, the configured one for None, and its pair."""
-    if (strong is None) != (weak is None):
-        raise click.UsageError("--strong and --weak are named together")
-    if strong is not None and strong == weak:
-        raise click.UsageError("--strong and --weak name the same model")
-    settings = settings or read_settings()
-    router = find_router(wanted, settings, state_dir)
-    if strong is not None and weak is not None:
-        return Chosen(router, strong, weak)
-    candidates = settings.candidates
-    return Chosen(router, *((candidates[-1], candidates[0]) if len(candidates) > 1 else ROLES))
-
-
-def find_router(wanted: str | None, settings: Settings | None = None, state_dir: Path | None = None) -> Router:
-    """The router of that name or in that directory; the configured one for None, which asks no database of `auto`.
-
-    `state_dir`: whose versions are meant, as of the operator commands.
-    """
-    from cli.progress import spinner
-    from cli.stack_access import load_active, load_version, number_of
-    from routing_service.routers.registry import AUTO, METHODS, canonical, load_router, make_router, router_names
-
-    settings = settings or read_settings()
-    name = wanted or settings.routing.router
-    names = router_names(settings)
-    with spinner(f"loading the router {name}"):
-        if canonical(name) not in names and Path(name).is_dir():
-            return load_router(Path(name), settings)
-        if (number := number_of(name)) is not None:
-            return load_version(number, state_dir, settings)
-        if wanted == AUTO:
-            return load_active(state_dir, settings)
-        if canonical(name) in (*METHODS, *names):
-            return make_router(name, settings)
-    raise click.UsageError(f"--router {name}: no such directory, and no router's name ({', '.join(names)})")
 
 
 @contextmanager
@@ -112,8 +38,6 @@ def chunks(ready: Prepared, title: str) -> Iterator[list[str]]:
     Their sizes depend on the prompts alone, not on the clock: minibatches differ by rounding, and the same file is to
     get the same scores.
     """
-    from cli.progress import progress_bar
-
     with progress_bar(title, lambda: _lines(ready)) as advance:
         chunk: list[str] = []
         characters, size = 0, FIRST_CHUNK
@@ -127,6 +51,22 @@ def chunks(ready: Prepared, title: str) -> Iterator[list[str]]:
         if chunk:
             yield chunk
             advance(len(chunk))
+
+
+def prompts_of(named: str, data: Path | None) -> list[str]:
+    """The prompts of the evaluation set of that name, whose tables lie in `data`, or of a file, in its order.
+
+    UsageError for what is neither, or an evaluation set without `data`; InputError, DataError for a bad file.
+    """
+    from training.evaluate.benchmark_sets import SETS, load_benchmark
+
+    if named in SETS:
+        if data is None:
+            raise click.UsageError(f"{named} is an evaluation set: name the directory of its tables with --data")
+        return load_benchmark(named, data).prompts
+    if named != STDIN and not Path(named).is_file():
+        raise click.UsageError(f"{named}: no such file, and no evaluation set ({', '.join(SETS)})")
+    return _compared(Path(named)) or _submitted(named)
 
 
 @contextmanager
@@ -187,3 +127,27 @@ def _prompt(line: bytes) -> str:
         raise LineError("missing_required_parameter", "body is required: an object")
     check_body({"messages": body.get("messages")})
     return prompt_text(body)
+
+
+def _compared(path: Path) -> list[str]:
+    """The prompts of a file of comparisons; none of a file that is no such thing."""
+    from training.data.forms import recognise
+    from training.data.readers import load_comparisons
+    from training.data.tables import DataError, opened
+
+    try:
+        with opened(path) as table:
+            form = recognise(table.columns, None, None)
+    except DataError:
+        return []  # text, say: it need not be a table
+    if form is None or form.by_id:
+        return []
+    loaded = load_comparisons([path])
+    if loaded.counted["bad"]:
+        click.echo(f"left out {loaded.counted['bad']:,} bad rows, the first: {loaded.bad[0]}", err=True)
+    return loaded.comparisons.prompts
+
+
+def _submitted(file: str) -> list[str]:
+    with opened_prompts(file, None) as ready:
+        return [prompt for chunk in chunks(ready, f"reading {Path(file).name}") for prompt in chunk]
