@@ -243,4 +243,4 @@ def test_a_database_without_the_table_is_one_line(routebatch: Any, database: Dat
     for arguments in (("import", "a.jsonl"), ("export", "-"), ("stats",)):
         result = routebatch(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
-        assert "is its schema up to date?" in result.stderr
+        assert "bring its schema up to date with `routebatch migrate`" in result.stderr

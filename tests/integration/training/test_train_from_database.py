@@ -125,7 +125,7 @@ def test_an_empty_or_missing_table_is_one_line(train: Any, database: Database) -
         session.connection().exec_driver_sql("drop table comparisons")
     result = train("--comparisons", "db")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "is its schema up to date?" in result.stderr
+    assert "bring its schema up to date with `routebatch migrate`" in result.stderr
 
 
 def test_rows_come_in_parts_through_a_cursor_of_the_server(database: Database) -> None:
