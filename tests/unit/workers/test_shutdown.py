@@ -1,6 +1,6 @@
-"""How a worker tells its pool to stop: processes share the flag, and killing one of them spoils it for nobody.
+"""How a worker ends: it tells its pool to stop, and after a failure it ends even if what it waits for never comes.
 
-A worker that failed ends, even if what it waits for never comes.
+The processes of a pool share the flag, and killing one of them spoils it for nobody.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Approving plans over HTTP: once, while they hold, and then they run as they were shown.
-
-Plans over HTTP with the stock SDK: made to be looked at, shown, and of nobody else.
-"""
+"""Plans over HTTP: made, shown, of nobody else, and approved once to run as they were shown."""
 
 from __future__ import annotations
 

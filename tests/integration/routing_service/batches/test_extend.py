@@ -1,6 +1,7 @@
-"""Continuing a batch that ended incomplete: another one asks exactly the lines that have no answer.
+"""Giving a batch more money: while it runs (top up), or once it has ended incomplete (retry).
 
-Topping up a batch that has not ended: its limit rises once, it goes on if it waited, and money buys upgrades.
+A batch that runs has its limit raised once, goes on if it waited, and buys upgrades. One that has ended is continued
+by another, which asks exactly the lines that have no answer.
 """
 
 from __future__ import annotations

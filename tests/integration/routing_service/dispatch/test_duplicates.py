@@ -1,6 +1,6 @@
-"""Duplicate prompts of a batch: what is a duplicate, what the plan makes of it, and what its client gets.
+"""Duplicate prompts of a batch: which lines are duplicates, what is planned for them, and what their client gets.
 
-Duplicates end as the line that was asked in their stead, whatever happens to it.
+Only one of them is asked; the others end as it ends, whatever happens to it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What goes wrong with one batch or one answer stays with it: the pump goes on with all others.
 
-A pump whose upstream sends large answers holds a bounded sum of them, and answers every request.
+Large answers do not fill its memory: it holds a bounded sum of them, and all requests are answered.
 """
 
 from __future__ import annotations

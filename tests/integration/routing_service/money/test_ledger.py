@@ -1,6 +1,6 @@
-"""The ledger on a real Postgres: two phases, once, and never over the limit.
+"""The ledger on a real Postgres: every call is paid in two phases, once, and never over the limit.
 
-Eight processes on the same budgets: no deadlock, nothing above a limit, and sums that hold to the last.
+The last tests let eight processes use the same budgets: no deadlock, no limit passed, and sums that are exact.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The limits that pumps share in Redis: the same rules as the pure ones, one state for all, and life without it.
+"""The limits that pumps share in Redis: the rules of the pure ones, one state for all pumps, and life without Redis.
 
-Pumps that share their limits in a real Redis, against an upstream that counts.
+The last tests run several pumps against an upstream that counts its calls.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`routebatch evaluate` and `similarity`, and `train --decontaminate`: small tables in, figures out.
 
-`evaluate` says of which routers it knows, or must fear, that they were fitted on what measures them.
+A router that was fitted on the rows that measure it is named, and so is one of which that is not known.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Encoders on this machine: the same vectors in any company, in either precision, for any text.
+"""Encoders on this machine: a text has the same vector alone and among others, in either precision.
 
-What is read of texts, and how they are put together: any text, any lengths, any memory.
+Any text is read, of any length, in bounded memory.
 """
 
 from __future__ import annotations

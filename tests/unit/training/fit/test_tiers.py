@@ -1,6 +1,6 @@
-"""Tiers: the clusters of least summed variance, from the weakest model up.
+"""Tiers of models: the clusters of least summed variance, from the weakest model up, and the labels that they give.
 
-Labels by tier: the two highest tiers are strong, the third is weak, and only their battles count.
+The two highest tiers are strong, the third is weak, and only battles between them count.
 """
 
 from __future__ import annotations

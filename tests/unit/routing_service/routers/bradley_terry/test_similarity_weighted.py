@@ -1,6 +1,6 @@
-"""Similarity-weighted ranking: exact against row-by-row references, and the same when saved and read back.
+"""Similarity-weighted ranking: as exact as a reference that goes row by row, and the same when saved and loaded.
 
-Similarity-weighted ranking on bad input: a clear error, or a win rate between 0 and 1.
+Bad input gives a clear error, or a win rate between 0 and 1 all the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The gain router: fitted from labels, and sane for any prompt.
-
-The gain router saved and loaded, and the one that ships.
-"""
+"""The gain router: fitted from labels, sane for any prompt, the same when saved and loaded; and the one that ships."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Scoring by a language model's verdict: as one prompt alone would be scored, in minibatches that share a prefix.
+"""Scoring by a language model's verdict: minibatches share a prefix, and each prompt is scored as it would be alone.
 
-Linear layers in 8-bit integers: near the float ones, row by row, whatever the other rows hold.
+In 8-bit integers its linear layers come near the float ones, row by row, whatever the other rows hold.
 """
 
 from __future__ import annotations
