@@ -44,6 +44,13 @@ CHAT_PARAMETERS = """
 PARAMETERS = frozenset(CHAT_PARAMETERS.split())
 OWN_KEYS = {"custom_id", "prompt", "messages", "routing"}
 
+file_argument = click.argument(
+    "file",
+    metavar="[FILE]",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    required=False,
+    help="A file of prompts; - for stdin.",
+)
 format_option = click.option(
     "--format",
     "form",

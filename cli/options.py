@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PORT = click.IntRange(0, 65535)
 WRITABLE = click.Path(path_type=Path, allow_dash=True)
 
-batch_argument = click.argument("batch_id", metavar="BATCH")
+batch_argument = click.argument("batch_id", metavar="BATCH", help="The batch's id.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for a confirmation.")
 

@@ -62,23 +62,30 @@ def _command(command: click.Command, context: click.Context, heading: str) -> It
     yield from _text(command.help)
     if not isinstance(command, click.Group):
         yield f"```\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
-        yield from _options(command, context)
+        yield from _parameters(command, context)
     yield from _text(command.epilog)
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             yield from _command(inner, click.Context(inner, info_name=name, parent=context), f"{heading}#")
 
 
-def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    """The options as a table; --help, which all have, is left out."""
+def _parameters(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Arguments and options, a table each; --help, which all have, is left out."""
+    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    if arguments:
+        yield "| argument | what it is |\n| --- | --- |"
+        yield from (
+            f"| `{each.make_metavar(context).strip('[].')}` | {_plain(each.help or '')} |" for each in arguments
+        )
+        yield ""
     if options:
         yield "| option | what it does |\n| --- | --- |"
-        yield from (_row(option, context) for option in options)
+        yield from (_option(option, context) for option in options)
         yield ""
 
 
-def _row(option: click.Option, context: click.Context) -> str:
+def _option(option: click.Option, context: click.Context) -> str:
     record = option.get_help_record(context)
     assert record is not None, f"{option.name} is hidden"
     names = record[0].replace(" RANGE", "").replace("|", "\\|")

@@ -20,7 +20,7 @@ THUMBS = {"up": 1, "down": -1}
         "routebatch feedback line-7 --batch batch_... --score 4",
     )
 )
-@click.argument("request", metavar="REQUEST")
+@click.argument("request", metavar="REQUEST", help="The id of a line of an output file, or with --batch a custom_id.")
 @click.option("--batch", "batch_id", metavar="BATCH", help="Take REQUEST for a custom_id of this batch.")
 @click.option("--thumbs", type=click.Choice(list(THUMBS)), help="Say whether the answer is good.")
 @click.option("--score", type=click.IntRange(1, 5), help="Score the answer from 1, useless, to 5, perfect.")

@@ -13,7 +13,7 @@ from cli.batch.submit import batch_options, create, refuse_file, routing_options
 from cli.client import Api, Plan, connected
 from cli.epilog import epilog
 from cli.errors import STOPPED_BY_BUDGET
-from cli.inputs import STDIN, prepared
+from cli.inputs import STDIN, file_argument, prepared
 from cli.options import Usd, connection_options, json_option
 from cli.output import print_errors, print_json, print_table, usd
 from cli.output_files import check_paths
@@ -28,7 +28,7 @@ from cli.output_files import check_paths
         codes="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is below the least.",
     )
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@file_argument
 @click.option("--budget", type=Usd(), help="Show the plan for this budget, too.")
 @click.option("--id", "plan_id", metavar="ID", help="Show a plan that was made before, instead of one for FILE.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw gain against dollars, as a PNG.")

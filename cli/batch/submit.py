@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from cli.batch.follow import WAIT_CODES, announce, wait_and_save
 from cli.client import Api, ApiError, Batch, connected
 from cli.epilog import epilog
-from cli.inputs import STDIN, Prepared, format_option, prepared
+from cli.inputs import STDIN, Prepared, file_argument, format_option, prepared
 from cli.options import Usd, connection_options, json_option, save_options
 from cli.output_files import check_paths
 from cli.progress import spinner
@@ -85,7 +85,7 @@ def batch_options(command: Command) -> Command:
         codes=WAIT_CODES,
     )
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@file_argument
 @click.option("--budget", type=Usd(), help="Never spend more than this. Needed unless the server has a default.")
 @click.option("--plan", "plan_id", metavar="ID", help="Run the plan that `routebatch plan` has shown, instead of FILE.")
 @save_options

@@ -19,8 +19,8 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 @click.command(epilog=epilog("routebatch similarity mmlu outcomes.csv --data sets"))
-@click.argument("prompts", metavar="A")
-@click.argument("others", metavar="B")
+@click.argument("prompts", metavar="A", help="A file of prompts or an evaluation set.")
+@click.argument("others", metavar="B", help="The prompts to compare it with: a file or an evaluation set.")
 @click.option("--encoder", metavar="NAME", help="Compare prompts by this encoder. Default: the configured one.")
 @data_option
 @json_option

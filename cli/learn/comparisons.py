@@ -41,7 +41,7 @@ def comparisons() -> None:
         codes="Exit codes: 0 done, 1 failed or bad rows, 2 wrong usage.",
     ),
 )
-@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...", help="The files to import.")
 @click.option(
     "--format",
     "form",
@@ -95,7 +95,9 @@ def import_(
 
 
 @comparisons.command()
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="The file to write; - for stdout."
+)
 @click.option("--format", "form", type=click.Choice(["jsonl"]), default="jsonl", help="Write this form.")
 @database_option
 def export(file: Path, form: str, state_dir: Path | None) -> None:

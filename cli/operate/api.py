@@ -20,8 +20,15 @@ SECRETS = re.compile(r"\brb-[\w-]{16,}|(?<=://)[^\s/@]+@")
 
 
 @click.command()
-@click.option("--host", help="Listen on this address. Default: api_host of the configuration, else 127.0.0.1.")
-@click.option("--port", type=PORT, help="Listen on this port. Default: api_port of the configuration, else 8080.")
+@click.option(
+    "--host",
+    help="Listen on this address. Default: ROUTEBATCH_API_HOST, else api_host of the configuration, else 127.0.0.1.",
+)
+@click.option(
+    "--port",
+    type=PORT,
+    help="Listen on this port. Default: ROUTEBATCH_API_PORT, else api_port of the configuration, else 8080.",
+)
 def api(host: str | None, port: int | None) -> None:
     """Run the HTTP API, until SIGTERM or Ctrl-C."""
     import uvicorn

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from routing_service.models import ApiKey
     from routing_service.money.budgets import KeyBudget
 
-key_argument = click.argument("key", metavar="KEY")
+KEY = "A key's id, or its name where only one key has it."
+
+key_argument = click.argument("key", metavar="KEY", help=KEY)
 per_option = click.option(
     "--per",
     type=click.Choice(["day", "month", "all"]),
@@ -100,7 +102,7 @@ def remove(key: str, per: str, as_json: bool, state_dir: Path | None) -> None:
 
 
 @budgets.command()
-@click.argument("key", metavar="KEY", required=False)
+@click.argument("key", metavar="[KEY]", required=False, help=KEY)
 @json_option
 @database_option
 def show(key: str | None, as_json: bool, state_dir: Path | None) -> None:

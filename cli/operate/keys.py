@@ -54,7 +54,7 @@ def list_(as_json: bool, state_dir: Path | None) -> None:
 
 
 @keys.command()
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", help="The key's id, which `routebatch keys list` shows.")
 @json_option
 @database_option
 def revoke(key_id: str, as_json: bool, state_dir: Path | None) -> None:

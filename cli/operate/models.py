@@ -46,7 +46,7 @@ def show(as_json: bool, state_dir: Path | None) -> None:
 
 
 @models.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", help="A model of the configuration.")
 @json_option
 @database_option
 def reset(model: str, as_json: bool, state_dir: Path | None) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PUBLIC_KEYS = ("api_url", "api_key", "flower_url")
 
 stack_option = state_dir_option(
-    "Keep the stack's data, logs and addresses in this directory. Default: $ROUTEBATCH_STATE_DIR, "
+    "Use the stack of this directory, which holds its data, logs and addresses. Default: $ROUTEBATCH_STATE_DIR, "
     "else $XDG_STATE_HOME/routebatch, else ~/.local/state/routebatch."
 )
 config_option = click.option(

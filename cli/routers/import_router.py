@@ -37,8 +37,10 @@ class Kind(click.ParamType[str]):
 
 
 @click.command("import-router", epilog=epilog("routebatch import-router mf checkpoints/mf_gpt4_augmented --output mf"))
-@click.argument("kind", type=Kind())
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("kind", metavar="KIND", type=Kind(), help="matrix_factorization (mf), bert or causal_llm.")
+@click.argument(
+    "path", metavar="PATH", type=click.Path(exists=True, path_type=Path), help="The directory of the checkpoint."
+)
 @artifact_option
 @json_option
 def import_router(kind: str, path: Path, output: Path, as_json: bool) -> None:

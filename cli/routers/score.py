@@ -17,11 +17,12 @@ from cli.output_files import STDOUT, check_paths, writing
 from cli.routers.choice import Chosen, choose, router_option, router_pair_options
 from cli.routers.prompts import chunks, opened_prompts
 
+FILE = "A file that `routebatch submit` takes, or that gzipped; - for stdin."
 COLUMNS = ("win_rate", "expected_gain", "std")
 
 
 @click.command(epilog=epilog("routebatch score prompts.csv --router mine --output scores.csv"))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help=FILE)
 @router_option
 @router_pair_options
 @format_option

@@ -51,7 +51,7 @@ class MethodName(click.ParamType[str]):
         "routebatch train gain --comparisons db --decontaminate mmlu --data sets --set landmarks=512 --output mine",
     )
 )
-@click.argument("method", type=MethodName())
+@click.argument("method", metavar="METHOD", type=MethodName(), help="The method, or its alias.")
 @click.option(
     "--comparisons",
     "sources",
@@ -61,7 +61,7 @@ class MethodName(click.ParamType[str]):
     metavar="FILE|db",
     help="Fit on this file, or on what the database holds (db). May be repeated.",
 )
-@click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...")
+@click.argument("more", type=Source(), nargs=-1, metavar="[FILE]...", help="More files of comparisons.")
 @pair_options(
     "Take this model for the strong one. Most methods need a pair where rows name models.",
     "Take this model for the weak one.",

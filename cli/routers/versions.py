@@ -43,7 +43,7 @@ class Version(click.ParamType[int]):
         return number
 
 
-version_argument = click.argument("number", type=Version(), metavar="ID")
+version_argument = click.argument("number", type=Version(), metavar="ID", help="The version: 12 or version-12.")
 
 
 def reason_option(default: str) -> Callable[[Any], Any]:
@@ -110,7 +110,12 @@ def show(number: int, as_json: bool, state_dir: Path | None) -> None:
 
 
 @routers.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR")
+@click.argument(
+    "directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A directory that `train` or `import-router` wrote.",
+)
 @json_option
 @database_option
 def register(directory: Path, as_json: bool, state_dir: Path | None) -> None:
@@ -212,8 +217,8 @@ def _note_configured(state_dir: Path | None) -> None:
 
 
 @routers.command(epilog=epilog("routebatch routers diff gain version-3 --last 10000"))
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", help="The router to compare with.")
+@click.argument("b", metavar="B", help="The router that is compared.")
 @last_option(1000, "Compare on this many of the newest requests.")
 @json_option
 @database_option

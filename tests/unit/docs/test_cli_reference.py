@@ -63,10 +63,11 @@ def test_help_is_sentences(path: str) -> None:
     command = ALL[path]
     assert (command.help or "").strip().endswith(".")
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option | click.Argument):
             assert parameter.help, f"{parameter.opts} has no help"
-            assert parameter.help[0].isupper(), parameter.help
             assert parameter.help.endswith("."), parameter.help
+        if isinstance(parameter, click.Option) and parameter.help:
+            assert parameter.help[0].isupper(), parameter.help
             assert not parameter.help.startswith("Default"), f"{parameter.help}: say what it does first"
 
 
