@@ -13,14 +13,15 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from routing_service.errors import ArtifactError
@@ -36,8 +37,9 @@ NUMPY_TYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Any]  # numpy arrays or torch tensors, by name
+Part = TypeVar("Part")
 
-__all__ = ["METADATA", "TENSORS", "Artifact", "ArtifactError", "Tensors", "kind_of", "read", "write"]
+__all__ = ["METADATA", "TENSORS", "Artifact", "ArtifactError", "Tensors", "kind_of", "parsed", "read", "write"]
 
 
 class SavedTensors(Mapping[str, Array]):
@@ -112,6 +114,22 @@ class Artifact:
     def _require(self, name: str) -> None:
         if name not in self.tensors.sizes:
             raise ArtifactError(f"the {self.kind} artifact lacks the tensor {name!r}")
+
+
+def parsed(kind: type[Part], values: Any, what: str) -> Part:
+    """A part of the metadata as a dataclass: exactly its fields, of their types and within the bounds that their
+    annotations name. ArtifactError says what of `what` is wrong."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise ArtifactError(f"the {what} is not {', '.join(sorted(names))}")
+    try:
+        return TypeAdapter(kind).validate_json(orjson.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ArtifactError(f"the {what} cannot be used: {place}: {first['msg']}") from None
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise ArtifactError(f"the {what} cannot be used: {error}") from None
 
 
 def write(directory: Path, kind: str, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> str:

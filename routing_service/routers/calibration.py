@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from routing_service.errors import ArtifactError
+from routing_service.routers.artifact import parsed
 
 Vector = npt.NDArray[np.float64]
 
@@ -23,9 +24,9 @@ class Calibration:
     `std` is what held-out prompts say that a win rate is off by, in units of the win rate.
     """
 
-    scale: float = 1.0
-    offset: float = 0.0
-    std: float = UNKNOWN_STD
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    std: Annotated[float, Field(ge=0, le=1)] = UNKNOWN_STD
 
     def apply(self, rates: Vector, side: npt.ArrayLike = 1) -> Vector:
         """Calibrated win rates, of the same shape; never turns a ranking around.
@@ -46,13 +47,4 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """ArtifactError unless these are the three numbers: finite, scale above 0, std from 0 to 1."""
-        if values is None:
-            return cls()
-        names = set(cls.__slots__)
-        if not isinstance(values, dict) or set(values) != names:
-            raise ArtifactError(f"the calibration is not {', '.join(sorted(names))}")
-        if not all(isinstance(n, int | float) and np.isfinite(n) for n in values.values()):
-            raise ArtifactError("the calibration holds something that is no finite number")
-        if values["scale"] <= 0 or not 0 <= values["std"] <= 1:
-            raise ArtifactError("the calibration's scale must be above 0, its std 0 to 1")
-        return cls(**{name: float(number) for name, number in values.items()})
+        return cls() if values is None else parsed(cls, values, "calibration")

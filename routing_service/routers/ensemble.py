@@ -6,16 +6,17 @@ The artifact holds the members' own tensors under their number, and their metada
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self, cast
+from typing import Annotated, Any, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from routing_service.errors import ArtifactError
-from routing_service.routers.artifact import Array, Artifact, SavedTensors, Tensors
+from routing_service.routers.artifact import Array, Artifact, SavedTensors, Tensors, parsed
 from routing_service.routers.base import Floats, Router, SavedRouter
 from routing_service.routers.calibration import EDGE, Calibration
 from routing_service.routers.registry import METHODS, router_class
@@ -108,9 +109,9 @@ class EnsembleRouter(SavedRouter):
         described = _described(metadata.pop("members", None))
         members = []
         for number, member in enumerate(described):
-            own = Artifact(member["kind"], _Part(saved.tensors, f"{number}."), dict(member["metadata"]), saved.digest)
-            router = cast(type[Packed], router_class(member["kind"])).unpack(own, settings)
-            members.append(Member(router, member["weight"]))
+            own = Artifact(member.kind, _Part(saved.tensors, f"{number}."), member.metadata, saved.digest)
+            router = cast(type[Packed], router_class(member.kind)).unpack(own, settings)
+            members.append(Member(router, member.weight))
         return cls(members, calibration, metadata)
 
 
@@ -143,18 +144,23 @@ class _TorchPart:
         return self.opened.get_slice(self.prefix + name)
 
 
-def _described(members: Any) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What the metadata says of a member."""
+
+    kind: str
+    weight: Annotated[float, Field(ge=0, le=1)]
+    metadata: dict[str, Any]
+
+
+def _described(members: Any) -> list[_Described]:
     """The members that the metadata describes. ArtifactError for what they cannot be."""
     if not isinstance(members, list) or not 1 <= len(members) <= MAX_MEMBERS:
         raise ArtifactError(f"the ensemble artifact's members are not a list of 1 to {MAX_MEMBERS}")
-    for member in members:
-        if not isinstance(member, dict) or set(member) != {"kind", "weight", "metadata"}:
-            raise ArtifactError("a member of the ensemble artifact is not kind, weight and metadata")
-        kind, weight = member["kind"], member["weight"]
-        if not isinstance(kind, str) or kind not in METHODS or kind == EnsembleRouter.name:
-            raise ArtifactError(f"the ensemble artifact holds a member of kind {str(kind)[:80]!r}, which cannot be one")
-        if not (isinstance(weight, int | float) and 0 <= weight <= 1 and isinstance(member["metadata"], dict)):
-            raise ArtifactError("a member of the ensemble artifact has a weight or metadata that are none")
-    if not np.isclose(sum(member["weight"] for member in members), 1):
+    described = [parsed(_Described, member, "member of the ensemble artifact") for member in members]
+    for member in described:
+        if member.kind not in METHODS or member.kind == EnsembleRouter.name:
+            raise ArtifactError(f"a member of the ensemble artifact cannot be of kind {member.kind[:80]!r}")
+    if not np.isclose(sum(member.weight for member in described), 1):
         raise ArtifactError("the weights of the ensemble artifact's members do not add up to 1")
-    return members
+    return described

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
+from pydantic import Field
 
 from routing_service.embedding.registry import Encoder, Floats, identify
 from routing_service.errors import ArtifactError, ScoringError
-from routing_service.routers.artifact import Tensors
+from routing_service.routers.artifact import Tensors, parsed
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.routers.calibration import Calibration
 from routing_service.settings import ModelSettings, Settings
@@ -32,6 +33,21 @@ class Place:
 
     tier: int
     model: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedModel:
+    """What metadata.json says of a model."""
+
+    name: str
+    tier: int
+    rating: Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    models: Annotated[list[_SavedModel], Field(min_length=2)]
+    pair: Pair | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +150,15 @@ class RatedModels:
     @classmethod
     def from_dict(cls, saved: Any) -> Self:
         """ArtifactError unless `saved` is what `as_dict` gave."""
-        try:
-            models, pair = saved["models"], saved["pair"]
-            names, tiers, ratings = (tuple(m[key] for m in models) for key in ("name", "tier", "rating"))
-        except (KeyError, TypeError):
-            raise ArtifactError("the artifact does not list its models with name, tier and rating") from None
-        if len(names) < 2 or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        listed = parsed(_Saved, saved, "artifact's list of models")
+        names, tiers = tuple(model.name for model in listed.models), tuple(model.tier for model in listed.models)
+        if len(set(names)) != len(names):
             raise ArtifactError("the artifact's models are not two or more different names")
-        if not all(type(tier) is int for tier in tiers) or set(tiers) != set(range(len(set(tiers)))):
+        if set(tiers) != set(range(len(set(tiers)))):
             raise ArtifactError("the artifact's tiers are not numbered from 0 without gaps")
-        if not all(isinstance(rating, int | float) and np.isfinite(rating) for rating in ratings):
-            raise ArtifactError("the artifact's ratings are not all finite numbers")
-        if pair is not None and not (isinstance(pair, list) and len(pair) == 2 and all(name in names for name in pair)):
+        if listed.pair is not None and not set(listed.pair) <= set(names):
             raise ArtifactError("the artifact's pair is not two of its models")
-        return cls(names, tiers, ratings, tuple(pair) if pair else None)
+        return cls(names, tiers, tuple(model.rating for model in listed.models), listed.pair)
 
 
 class RatedRouter(PairwiseRouter):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from routing_service.errors import ArtifactError
-from routing_service.routers.artifact import Artifact, Tensors
+from routing_service.routers.artifact import Artifact, Tensors, parsed
 from routing_service.routers.base import Floats
 from routing_service.routers.gain.kernel import Points, Shape, Standard
 from routing_service.routers.gain.text_features import WIDTHS
@@ -18,6 +19,8 @@ from routing_service.routers.gain.tfidf import Vocabulary
 Half = npt.NDArray[np.float16]
 
 LARGEST = 1e12  # of any figure: its square is still a float32
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=LARGEST)]
 
 __all__ = ["EmbeddingPart", "Figures", "GainModel", "packed", "unpacked"]
 
@@ -26,14 +29,14 @@ __all__ = ["EmbeddingPart", "Figures", "GainModel", "packed", "unpacked"]
 class Figures:
     """The numbers of a fitted router that are no tensors."""
 
-    mean: float  # gain of a prompt of which nothing is known
-    noise: float  # spread of one label around the expected gain; the kernels are in units of its square
-    term_kernel: float
-    feature_kernel: float
-    width: float
-    separation: float
-    scale: float = 1.0  # calibration: scale * raw + offset
-    offset: float = 0.0
+    mean: Finite  # gain of a prompt of which nothing is known
+    noise: Size  # spread of one label around the expected gain; the kernels are in units of its square
+    term_kernel: Size
+    feature_kernel: Size
+    width: Size
+    separation: Size
+    scale: Size = 1.0  # calibration: scale * raw + offset
+    offset: Finite = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def packed(model: GainModel) -> tuple[Tensors, dict[str, Any]]:
 
 def unpacked(saved: Artifact, metadata: dict[str, Any]) -> GainModel:
     """The model of an artifact, whose keys are taken out of `metadata`. ArtifactError for whatever is wrong with it."""
-    figures = _figures(metadata.pop("figures", None))
+    figures = parsed(Figures, metadata.pop("figures", None), "gain artifact's figures")
     vocabulary = _vocabulary(saved)
     terms = len(vocabulary)
     spread = saved.tensor("spread", np.float32, 2, -1)
@@ -116,23 +119,11 @@ def unpacked(saved: Artifact, metadata: dict[str, Any]) -> GainModel:
     )
 
 
-def _figures(numbers: Any) -> Figures:
-    names = set(Figures.__slots__)
-    if not isinstance(numbers, dict) or set(numbers) != names:
-        raise ArtifactError(f"the gain artifact's figures are not {', '.join(sorted(names))}")
-    if not all(_is_finite(number) for number in numbers.values()):
-        raise ArtifactError("the gain artifact's figures are not all finite numbers")
-    if not all(0 <= numbers[name] <= LARGEST for name in names - {"mean", "offset"}):
-        raise ArtifactError(f"the gain artifact's figures are not 0 to {LARGEST:g}")
-    return Figures(**numbers)
-
-
 def _shape(name: Any) -> Shape:
-    if name == "gaussian":
-        return "gaussian"
-    if name == "laplacian":
-        return "laplacian"
-    raise ArtifactError(f"the gain artifact's shape {str(name)[:80]!r} is neither gaussian nor laplacian")
+    if name not in get_args(Shape):
+        raise ArtifactError(f"the gain artifact's shape {str(name)[:80]!r} is none of: {', '.join(get_args(Shape))}")
+    shape: Shape = name
+    return shape
 
 
 def _is_finite(number: Any) -> bool:

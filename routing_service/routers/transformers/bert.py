@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from routing_service.embedding.local import Forward, minibatches
 from routing_service.embedding.minibatches import Ids, Reader
 from routing_service.errors import ArtifactError
-from routing_service.routers.artifact import Artifact, Tensors
+from routing_service.routers.artifact import Artifact, Tensors, parsed
 from routing_service.routers.base import Pair, PairwiseRouter, Vector
 from routing_service.routers.calibration import Calibration
 from routing_service.routers.transformers.bert_forward import (
@@ -42,26 +43,19 @@ TOKENIZER = "tokenizer/tokenizer.json"
 CHUNK = 4096  # prompts that are sorted by length together
 LEAST_TOKENS, MOST_TOKENS = 8, 32_768
 NAMES = ("strong", "tie", "weak")
+Offset = Annotated[float, Field(gt=-100, lt=100)]
 
 __all__ = ["BertRouter", "Figures", "Rule", "reader_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How prompts are read and logits become win rates. ArtifactError for values that make no sense."""
+    """How prompts are read and logits become win rates."""
 
-    max_tokens: int = 512
+    max_tokens: Annotated[int, Field(ge=LEAST_TOKENS, le=MOST_TOKENS)] = 512
     rule: Rule = "ties_as_half"
-    offsets: tuple[float, ...] = (0.0,) * LABELS
+    offsets: Annotated[tuple[Offset, ...], Field(min_length=LABELS, max_length=LABELS)] = (0.0,) * LABELS
     precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, int) or not LEAST_TOKENS <= self.max_tokens <= MOST_TOKENS:
-            raise ArtifactError(f"max_tokens must be {LEAST_TOKENS} to {MOST_TOKENS:,}")
-        if self.rule not in get_args(Rule) or self.precision not in get_args(Precision):
-            raise ArtifactError("the rule or the precision is none that there is")
-        if len(self.offsets) != LABELS or not all(isinstance(n, int | float) and abs(n) < 100 for n in self.offsets):
-            raise ArtifactError(f"the offsets are not {LABELS} numbers")
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -74,9 +68,7 @@ class Figures:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """What `as_dict` gave. ArtifactError for anything else."""
-        if not isinstance(values, dict) or set(values) != set(cls.__slots__) or not isinstance(values["offsets"], list):
-            raise ArtifactError(f"the bert artifact's figures are not {', '.join(cls.__slots__)}")
-        return cls(**values | {"offsets": tuple(values["offsets"])})
+        return parsed(cls, values, "bert artifact's figures")
 
 
 class BertRouter(PairwiseRouter):

@@ -9,9 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field
 
 from routing_service.errors import ArtifactError, ScoringError
+from routing_service.routers.artifact import parsed
 
 VERSION = 1
 MAX_TOKENS = 2048
@@ -74,12 +77,12 @@ class Question:
     """The text before and behind every prompt, and the labels to choose from; as JSON in the artifact."""
 
     form: str
-    labels: tuple[str, ...]
-    wins: tuple[float, ...]
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    wins: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     before: str
     after: str
     opens: bool  # whether the tokenizer adds its opening token, as the text holds none
-    max_tokens: int = MAX_TOKENS
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_TOKENS
     version: int = VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,24 +91,10 @@ class Question:
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """ArtifactError for whatever is wrong with them."""
-        if not isinstance(values, dict) or set(values) != set(cls.__slots__):
-            raise ArtifactError(f"the question is not {', '.join(cls.__slots__)}")
-        try:
-            prompts = cls(**values | {"labels": tuple(values["labels"]), "wins": tuple(map(float, values["wins"]))})
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"the question holds something of another type: {error}") from None
-        prompts._check()
-        return prompts
-
-    def _check(self) -> None:
-        texts = (self.form, self.before, self.after, *self.labels)
-        numbers = (self.max_tokens, self.version)
-        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-            raise ArtifactError("the question holds something of another type")
-        if not 2 <= len(self.labels) == len(self.wins) or not all(0 <= win <= 1 for win in self.wins):
-            raise ArtifactError("the question needs two labels or more, each with a win rate of 0 to 1")
-        if not 1 <= self.max_tokens <= 1_000_000:
-            raise ArtifactError("the question's max_tokens is not 1 to 1,000,000")
+        question = parsed(cls, values, "question")
+        if len(question.labels) != len(question.wins):
+            raise ArtifactError("the question needs a win rate for each of its labels")
+        return question
 
 
 def ask(form: Form, tokenizer: Any, max_tokens: int = MAX_TOKENS) -> Question:
