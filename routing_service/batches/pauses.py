@@ -41,9 +41,11 @@ def resume_with_key_budgets(session: Session) -> None:
     session.execute(
         text(
             "update batches set paused = null, paused_reason = null, paused_needs_nano = null where id in"  # noqa: S608
-            " (select b.id from batches b where b.state = 'in_progress' and b.paused = :cause and b.paused_needs_nano"
-            f" <= all (select s.left_nano from ({STANDING}) s where s.api_key_id = b.api_key_id)"
-            " order by b.id for no key update of b skip locked)"
+            " (select batch.id from batches batch where batch.state = 'in_progress'"
+            " and batch.paused = :cause and batch.paused_needs_nano"
+            f" <= all (select standing.left_nano from ({STANDING}) standing"
+            " where standing.api_key_id = batch.api_key_id)"
+            " order by batch.id for no key update of batch skip locked)"
         ),
         {"cause": KEY_BUDGET},
     )
@@ -113,10 +115,11 @@ def _resume_unless_for(session: Session, cause: str, blocked: list[str]) -> None
     """Let batches go on that stand still for the cause, unless they may have requests for models in `blocked`."""
     session.execute(
         text(
-            "update batches set paused = null, paused_reason = null where id in (select id from batches b"
+            "update batches set paused = null, paused_reason = null where id in (select id from batches batch"
             " where state = 'in_progress' and paused = :cause and not candidates && cast(:blocked as text[])"
-            " and (cardinality(cast(:blocked as text[])) = 0 or not exists (select from requests q"
-            " where q.batch_id = b.id and q.state = 'scored' and coalesce(q.fallback, q.pinned) = any(:blocked)))"
+            " and (cardinality(cast(:blocked as text[])) = 0 or not exists (select from requests request"
+            " where request.batch_id = batch.id and request.state = 'scored'"
+            " and coalesce(request.fallback, request.pinned) = any(:blocked)))"
             " order by id for no key update skip locked)"
         ),
         {"cause": cause, "blocked": blocked},

@@ -24,23 +24,27 @@ MAX_NANO = 10**18  # a billion dollars: two of them still fit a bigint
 # A row a limit, with the budget of its period now, or none if nothing has drawn on it yet. The newest budget that is
 # open is looked at, not one of a computed start: that takes one step in the index, however many periods there were.
 STANDING = """
-select l.api_key_id, l.period, l.limit_nano as each_nano, l.set_at, s.period_start, r.resets_at, b.id as budget_id,
-       coalesce(b.limit_nano, l.limit_nano) as limit_nano, b.lowered_to_nano,
-       coalesce(b.reserved_nano, 0) as reserved_nano, coalesce(b.settled_nano, 0) as settled_nano,
-       coalesce(b.overrun_nano, 0) as overrun_nano,
-       coalesce(b.limit_nano - b.reserved_nano - b.settled_nano, l.limit_nano) as left_nano
-from key_limits l
+select key_limit.api_key_id, key_limit.period, key_limit.limit_nano as each_nano, key_limit.set_at,
+       started.period_start, reset.resets_at, budget.id as budget_id,
+       coalesce(budget.limit_nano, key_limit.limit_nano) as limit_nano, budget.lowered_to_nano,
+       coalesce(budget.reserved_nano, 0) as reserved_nano, coalesce(budget.settled_nano, 0) as settled_nano,
+       coalesce(budget.overrun_nano, 0) as overrun_nano,
+       coalesce(budget.limit_nano - budget.reserved_nano - budget.settled_nano, key_limit.limit_nano) as left_nano
+from key_limits key_limit
 cross join lateral (
-    select case l.period when 'all' then null else date_trunc(l.period::text, statement_timestamp(), 'UTC') end
-) s(period_start)
+    select case key_limit.period when 'all' then null else
+        date_trunc(key_limit.period::text, statement_timestamp(), 'UTC') end
+) started(period_start)
 cross join lateral (
-    select (s.period_start at time zone 'UTC'
-            + make_interval(days => (l.period = 'day')::int, months => (l.period = 'month')::int)) at time zone 'UTC'
-) r(resets_at)
+    select (started.period_start at time zone 'UTC'
+            + make_interval(days => (key_limit.period = 'day')::int,
+                            months => (key_limit.period = 'month')::int)) at time zone 'UTC'
+) reset(resets_at)
 left join lateral (
-    select * from budgets b where b.kind = 'key' and b.api_key_id = l.api_key_id and b.period = l.period
-    and b.closed_at is null order by b.period_start desc limit 1
-) b on b.resets_at is null or b.resets_at > statement_timestamp()
+    select * from budgets budget where budget.kind = 'key' and budget.api_key_id = key_limit.api_key_id
+    and budget.period = key_limit.period
+    and budget.closed_at is null order by budget.period_start desc limit 1
+) budget on budget.resets_at is null or budget.resets_at > statement_timestamp()
 """
 
 
@@ -69,10 +73,13 @@ def standing(session: Session, key_id: str | None = None) -> list[KeyBudget]:
     """How the limits of a key stand, or of all keys."""
     rows = session.execute(
         text(
-            "select k.id, k.name, s.period, s.each_nano, s.limit_nano, s.reserved_nano, s.settled_nano,"  # noqa: S608
-            f" s.overrun_nano, s.left_nano, s.lowered_to_nano, s.resets_at from ({STANDING}) s"
-            " join api_keys k on k.id = s.api_key_id where cast(:key as text) is null or k.id = :key"
-            " order by k.name, k.id, s.period"
+            "select api_key.id, api_key.name, standing.period, standing.each_nano,"  # noqa: S608
+            " standing.limit_nano, standing.reserved_nano, standing.settled_nano,"
+            " standing.overrun_nano, standing.left_nano, standing.lowered_to_nano, standing.resets_at"
+            f" from ({STANDING}) standing"
+            " join api_keys api_key on api_key.id = standing.api_key_id"
+            " where cast(:key as text) is null or api_key.id = :key"
+            " order by api_key.name, api_key.id, standing.period"
         ),
         {"key": key_id},
     )
@@ -88,9 +95,11 @@ def open_periods(session: Session, key_id: str) -> None:
     session.execute(
         text(
             "insert into budgets (kind, api_key_id, period, period_start, resets_at, opened_at, limit_nano)"  # noqa: S608
-            " select 'key', s.api_key_id, s.period, s.period_start, s.resets_at, greatest(s.period_start, s.set_at),"
-            f" l.limit_nano from ({STANDING}) s join key_limits l using (api_key_id, period)"
-            " where s.api_key_id = :key and s.budget_id is null order by s.period for share of l"
+            " select 'key', standing.api_key_id, standing.period, standing.period_start, standing.resets_at,"
+            " greatest(standing.period_start, standing.set_at),"
+            f" key_limit.limit_nano from ({STANDING}) standing join key_limits key_limit using (api_key_id, period)"
+            " where standing.api_key_id = :key and standing.budget_id is null"
+            " order by standing.period for share of key_limit"
             " on conflict do nothing"
         ),
         {"key": key_id},
@@ -154,15 +163,18 @@ with spans as (
     select id as budget_id, api_key_id, opened_at, coalesce(least(resets_at, closed_at), 'infinity') as until
     from budgets where kind = 'key'
 ), expected as (
-    select s.budget_id, a.id as attempt_id, a.reserved_nano from spans s join batches b on b.api_key_id = s.api_key_id
-    join attempts a on a.batch_id = b.id and a.started_at >= s.opened_at and a.started_at < s.until
+    select standing.budget_id, attempt.id as attempt_id, attempt.reserved_nano from spans standing
+    join batches batch on batch.api_key_id = standing.api_key_id
+    join attempts attempt on attempt.batch_id = batch.id and attempt.started_at >= standing.opened_at
+    and attempt.started_at < standing.until
 ), entered as (
-    select e.budget_id, e.attempt_id, e.amount_nano from spans s
-    join ledger_entries e on e.budget_id = s.budget_id and e.kind = 'reserve'
+    select entry.budget_id, entry.attempt_id, entry.amount_nano from spans standing
+    join ledger_entries entry on entry.budget_id = standing.budget_id and entry.kind = 'reserve'
 )
-select budget_id, attempt_id, coalesce(e.amount_nano, 0) as stored, coalesce(x.reserved_nano, 0) as recomputed
-from expected x full join entered e using (budget_id, attempt_id)
-where e.amount_nano is distinct from x.reserved_nano order by budget_id, attempt_id
+select budget_id, attempt_id, coalesce(entry.amount_nano, 0) as stored,
+       coalesce(expected_entry.reserved_nano, 0) as recomputed
+from expected expected_entry full join entered entry using (budget_id, attempt_id)
+where entry.amount_nano is distinct from expected_entry.reserved_nano order by budget_id, attempt_id
 """
 
 
@@ -214,8 +226,8 @@ def _limit_present(session: Session, key_id: str, period: Period, limit: str, am
         text(
             f"update budgets set limit_nano = greatest({limit}, reserved_nano + settled_nano), lowered_to_nano ="  # noqa: S608
             f" case when {limit} < reserved_nano + settled_nano then {limit} end where id ="
-            f" (select s.budget_id from ({STANDING}) s where s.api_key_id = :key"
-            " and s.period = cast(:period as budget_period))"
+            f" (select standing.budget_id from ({STANDING}) standing where standing.api_key_id = :key"
+            " and standing.period = cast(:period as budget_period))"
         ),
         {"key": key_id, "period": period, "amount": amount},
     )

@@ -134,10 +134,12 @@ def _budgets_of(session: Session, attempt_ids: list[int]) -> list[int]:
 def _open_reservations(session: Session, attempt_ids: list[int]) -> list[tuple[int, int, int]]:
     rows = session.execute(
         text(
-            "select r.attempt_id, r.budget_id, r.amount_nano from ledger_entries r"
-            " where r.attempt_id = any(:ids) and r.kind = 'reserve' and not exists (select from ledger_entries c"
-            " where c.attempt_id = r.attempt_id and c.budget_id = r.budget_id and c.kind <> 'reserve')"
-            " order by r.attempt_id, r.budget_id"
+            "select reserve.attempt_id, reserve.budget_id, reserve.amount_nano from ledger_entries reserve"
+            " where reserve.attempt_id = any(:ids) and reserve.kind = 'reserve' and not exists (select"
+            " from ledger_entries closing"
+            " where closing.attempt_id = reserve.attempt_id and closing.budget_id = reserve.budget_id"
+            " and closing.kind <> 'reserve')"
+            " order by reserve.attempt_id, reserve.budget_id"
         ),
         {"ids": attempt_ids},
     )
@@ -201,28 +203,32 @@ with entries as (
            sum(overrun_nano) as overrun
     from ledger_entries group by budget_id
 ), closed as (
-    select r.budget_id, sum(r.amount_nano) as amount from ledger_entries r
-    join ledger_entries c on c.attempt_id = r.attempt_id and c.budget_id = r.budget_id and c.kind <> 'reserve'
-    where r.kind = 'reserve' group by r.budget_id
+    select reserve.budget_id, sum(reserve.amount_nano) as amount from ledger_entries reserve
+    join ledger_entries closing on closing.attempt_id = reserve.attempt_id
+    and closing.budget_id = reserve.budget_id and closing.kind <> 'reserve'
+    where reserve.kind = 'reserve' group by reserve.budget_id
 ), attempted as (
-    select r.budget_id, sum(a.cost_nano) as cost from ledger_entries r join attempts a on a.id = r.attempt_id
-    where r.kind = 'reserve' group by r.budget_id
+    select reserve.budget_id, sum(attempt.cost_nano) as cost from ledger_entries reserve join attempts attempt
+    on attempt.id = reserve.attempt_id
+    where reserve.kind = 'reserve' group by reserve.budget_id
 ), requested as (
-    select g.id as budget_id, sum(q.cost_nano) as cost from budgets g join requests q on q.batch_id = g.batch_id
-    group by g.id
+    select batch_budget.id as budget_id, sum(request.cost_nano) as cost from budgets batch_budget
+    join requests request on request.batch_id = batch_budget.batch_id
+    group by batch_budget.id
 )
-select b.id, v.what, v.stored, v.recomputed from budgets b
-left join entries e on e.budget_id = b.id left join closed c on c.budget_id = b.id
-left join attempted t on t.budget_id = b.id left join requested q on q.budget_id = b.id
+select budget.id, sums.what, sums.stored, sums.recomputed from budgets budget
+left join entries entry on entry.budget_id = budget.id left join closed closing on closing.budget_id = budget.id
+left join attempted attempted_sum on attempted_sum.budget_id = budget.id left join requested request
+    on request.budget_id = budget.id
 cross join lateral (values
-    ('reserved', b.reserved_nano, coalesce(e.reserved, 0) - coalesce(c.amount, 0)),
-    ('settled', b.settled_nano, coalesce(e.settled, 0)),
-    ('overrun', b.overrun_nano, coalesce(e.overrun, 0)),
-    ('settled + overrun against attempts', b.settled_nano + b.overrun_nano, coalesce(t.cost, 0)),
-    ('settled + overrun against requests', b.settled_nano + b.overrun_nano,
-        case b.kind when 'batch' then coalesce(q.cost, 0) else b.settled_nano + b.overrun_nano end)
-) as v(what, stored, recomputed)
-where v.stored <> v.recomputed order by b.id, v.what
+    ('reserved', budget.reserved_nano, coalesce(entry.reserved, 0) - coalesce(closing.amount, 0)),
+    ('settled', budget.settled_nano, coalesce(entry.settled, 0)),
+    ('overrun', budget.overrun_nano, coalesce(entry.overrun, 0)),
+    ('settled + overrun against attempts', budget.settled_nano + budget.overrun_nano, coalesce(attempted_sum.cost, 0)),
+    ('settled + overrun against requests', budget.settled_nano + budget.overrun_nano,
+        case budget.kind when 'batch' then coalesce(request.cost, 0) else budget.settled_nano + budget.overrun_nano end)
+) as sums(what, stored, recomputed)
+where sums.stored <> sums.recomputed order by budget.id, sums.what
 """
 
 
@@ -235,12 +241,15 @@ def verify(session: Session) -> list[Difference]:
     differences = [Difference(int(b), w, int(s), int(r)) for b, w, s, r in session.execute(text(VERIFY))]
     orphans = session.execute(
         text(
-            "select a.id, a.reserved_nano from attempts a where not exists"
-            " (select from ledger_entries e where e.attempt_id = a.id and e.kind = 'reserve')"
-            " union all select a.id, a.reserved_nano from attempts a where a.state <> 'started' and exists"
-            " (select from ledger_entries r where r.attempt_id = a.id and r.kind = 'reserve' and not exists"
-            " (select from ledger_entries c where c.attempt_id = r.attempt_id and c.budget_id = r.budget_id"
-            " and c.kind <> 'reserve'))"
+            "select attempt.id, attempt.reserved_nano from attempts attempt where not exists"
+            " (select from ledger_entries entry where entry.attempt_id = attempt.id and entry.kind = 'reserve')"
+            " union all select attempt.id, attempt.reserved_nano from attempts attempt"
+            " where attempt.state <> 'started' and exists"
+            " (select from ledger_entries reserve where reserve.attempt_id = attempt.id"
+            " and reserve.kind = 'reserve' and not exists"
+            " (select from ledger_entries closing where closing.attempt_id = reserve.attempt_id"
+            " and closing.budget_id = reserve.budget_id"
+            " and closing.kind <> 'reserve'))"
         )
     )
     differences += [Difference(b, f"attempt {a} on its key's budget", s, r) for b, a, s, r in misplaced(session)]

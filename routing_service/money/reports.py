@@ -18,14 +18,16 @@ Row = Mapping[str, Any]
 
 # savings_by_batch is asked a batch at a time: its rows are too dear to make for batches nobody wants to see
 COSTS_BY_BATCH = """
-select c.batch_id, c.key_name, c.state, c.created_at, c.requests, c.succeeded, c.failed,
-       s.answered_by_strong, c.budget_usd, c.settled_usd as cost_usd, c.reserved_usd, c.overrun_usd,
-       s.all_strong_usd, s.saved_usd, c.duplicates, c.duplicates_saved_usd, c.cached_saved_usd, c.purpose,
-       c.parent_id
-from cost_by_batch c left join lateral (select * from savings_by_batch s where s.batch_id = c.batch_id) s on true
-where (cast(:since as date) is null or c.created_at >= cast(:since as date) at time zone 'UTC')
-  and (cast(:batch as text) is null or c.batch_id = :batch)
-order by c.created_at desc, c.batch_id
+select cost.batch_id, cost.key_name, cost.state, cost.created_at, cost.requests, cost.succeeded, cost.failed,
+       saving.answered_by_strong, cost.budget_usd, cost.settled_usd as cost_usd, cost.reserved_usd, cost.overrun_usd,
+       saving.all_strong_usd, saving.saved_usd, cost.duplicates, cost.duplicates_saved_usd, cost.cached_saved_usd,
+       cost.purpose,
+       cost.parent_id
+from cost_by_batch cost left join lateral (select * from savings_by_batch saving
+    where saving.batch_id = cost.batch_id) saving on true
+where (cast(:since as date) is null or cost.created_at >= cast(:since as date) at time zone 'UTC')
+  and (cast(:batch as text) is null or cost.batch_id = :batch)
+order by cost.created_at desc, cost.batch_id
 """
 SUMS = """
        sum(attempts)::bigint as attempts, sum(succeeded)::bigint as succeeded, sum(refused)::bigint as refused,

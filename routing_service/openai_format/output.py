@@ -19,13 +19,13 @@ PAGE_BYTES = 4_000_000  # of upstream bodies: what one page may hold in memory, 
 
 _BREAKS = {"000a": " ", "000d": " ", "0085": "\\u0085", "2028": "\\u2028", "2029": "\\u2029"}
 
-_OUTPUT = "q.state = 'succeeded'"
-_ERRORS = "q.state in ('failed', 'cancelled', 'expired', 'unaffordable')"
+_OUTPUT = "request.state = 'succeeded'"
+_ERRORS = "request.state in ('failed', 'cancelled', 'expired', 'unaffordable')"
 
 # What a request that never got an answer says, unless a reason was stored with it.
-_CODE = """case q.state when 'cancelled' then 'batch_cancelled' when 'expired' then 'batch_expired'
+_CODE = """case request.state when 'cancelled' then 'batch_cancelled' when 'expired' then 'batch_expired'
  when 'unaffordable' then 'budget_exhausted' else 'upstream_error' end"""
-_MESSAGE = """case q.state when 'cancelled' then 'This request was not executed because the batch was cancelled.'
+_MESSAGE = """case request.state when 'cancelled' then 'This request was not executed because the batch was cancelled.'
  when 'expired' then 'This request could not be executed before the completion window expired.'
  when 'unaffordable' then 'This request was not executed because the batch''s budget is spent.'
  else 'The upstream gave no usable answer.' end"""
@@ -39,36 +39,37 @@ def _json(column: str) -> str:
     return f"coalesce(to_json({column})::text, 'null')"
 
 
-_ID = "'batch_req_' || replace(q.batch_id, 'batch_', '') || '_' || q.line"
-_COST = "q.cost_nano * 0.000000001"
+_ID = "'batch_req_' || replace(request.batch_id, 'batch_', '') || '_' || request.line"
+_COST = "request.cost_nano * 0.000000001"
 _COST_USD = f"(case when scale(trim_scale({_COST})) < 2 then round({_COST}, 2) else trim_scale({_COST}) end)"
-_HEAD = _concat("""'{"id":'""", _json(_ID), """',"custom_id":'""", _json("q.custom_id"), """',"response":'""")
+_HEAD = _concat("""'{"id":'""", _json(_ID), """',"custom_id":'""", _json("request.custom_id"), """',"response":'""")
 _ROUTING = _concat(
     """'{"model":'""",
-    _json("q.model"),
+    _json("request.model"),
     """',"win_rate":'""",
-    _json("coalesce(q.win_rate, f.win_rate)"),
+    _json("coalesce(request.win_rate, first_asked.win_rate)"),
     """',"gain":'""",
-    _json("d.gain"),
+    _json("decision.gain"),
     """',"reason":'""",
-    _json("q.reason"),
-    """case when d.router_version_id is null then '' else ',"router_version":' || d.router_version_id end""",
+    _json("request.reason"),
+    "case when decision.router_version_id is null then ''"
+    """ else ',"router_version":' || decision.router_version_id end""",
     """',"cost_usd":"'""",
     _COST_USD,
     """'"}'""",
 )
 _ERROR = _concat(
     """'{"code":'""",
-    _json(f"coalesce(q.error_code, {_CODE})"),
+    _json(f"coalesce(request.error_code, {_CODE})"),
     """',"message":'""",
-    _json(f"coalesce(q.error_message, {_MESSAGE})"),
+    _json(f"coalesce(request.error_message, {_MESSAGE})"),
     """'}'""",
 )
 _NO_BODY = _concat(  # an HTTP failure whose body was not kept
     """'{"error":{"message":'""",
-    _json(f"coalesce(q.error_message, {_MESSAGE})"),
+    _json(f"coalesce(request.error_message, {_MESSAGE})"),
     """',"type":"upstream_error","param":null,"code":'""",
-    _json("q.error_code"),
+    _json("request.error_code"),
     """'}}'""",
 )
 
@@ -76,9 +77,9 @@ _NO_BODY = _concat(  # an HTTP failure whose body was not kept
 def _response(body: str) -> str:
     return _concat(
         """'{"status_code":'""",
-        "q.status_code",
+        "request.status_code",
         """',"request_id":'""",
-        _json("q.request_id"),
+        _json("request.request_id"),
         """',"body":'""",
         body,
         """',"routing":'""",
@@ -87,27 +88,29 @@ def _response(body: str) -> str:
     )
 
 
-_OUTPUT_LINE = _concat(_HEAD, _response("coalesce(q.response, f.response)"), """',"error":null}'""")
+_OUTPUT_LINE = _concat(_HEAD, _response("coalesce(request.response, first_asked.response)"), """',"error":null}'""")
 _ERROR_LINE = _concat(
     _HEAD,
-    "case when q.state = 'failed' and q.status_code is not null then "
-    + _concat(_response(f"coalesce(q.response, f.response, {_NO_BODY})"), """',"error":null}'""")
+    "case when request.state = 'failed' and request.status_code is not null then "
+    + _concat(_response(f"coalesce(request.response, first_asked.response, {_NO_BODY})"), """',"error":null}'""")
     + " else "
     + _concat("""'null,"error":'""", _ERROR, """'}'""")
     + " end",
 )
 # Of a duplicate, the line that was asked in its stead. The limit keeps the planner from joining the batch with itself.
-_FIRST = """left join lateral (select f.response, f.win_rate from requests f
- where f.batch_id = q.batch_id and f.line = q.twin_of limit 1) f on true"""
-_DECISION = """left join lateral (select d.gain, d.router_version_id from decisions d where d.batch_id = q.batch_id
- and d.line = coalesce(q.twin_of, q.line) order by d.number desc limit 1) d on true"""
+_FIRST = """left join lateral (select first_asked.response, first_asked.win_rate from requests first_asked
+ where first_asked.batch_id = request.batch_id and first_asked.line = request.twin_of limit 1) first_asked on true"""
+_DECISION = """left join lateral (select decision.gain, decision.router_version_id from decisions decision
+    where decision.batch_id = request.batch_id
+ and decision.line = coalesce(request.twin_of, request.line) order by decision.number desc limit 1) decision on true"""
 
 
 def file_bytes(session: Session, batch_id: str, *, errors: bool) -> tuple[int, int]:
     """(lines, bytes) of a batch's output file, or of its error file."""
     query = (
-        f"select count(*), coalesce(sum(octet_length({_line(errors)}) + 1), 0) from requests q {_FIRST} {_DECISION}"  # noqa: S608
-        f" where q.batch_id = :id and {_which(errors)}"
+        f"select count(*), coalesce(sum(octet_length({_line(errors)}) + 1), 0)"  # noqa: S608
+        f" from requests request {_FIRST} {_DECISION}"
+        f" where request.batch_id = :id and {_which(errors)}"
     )
     count, size = session.execute(text(query), {"id": batch_id}).one()
     return int(count), int(size)
@@ -138,14 +141,16 @@ def _page(errors: bool) -> str:
     """The next lines after :after, as many as :lines and :bytes allow, at least one."""
     return f"""
 with page as (
-    select q.line, row_number() over w as number,
-           sum(coalesce(octet_length(q.response), octet_length(f.response), 0)) over w as size
-    from (select q.batch_id, q.line, q.twin_of, q.response from requests q where q.batch_id = :id and q.line > :after
-          and {_which(errors)} order by q.line limit :lines) q {_FIRST}
-    window w as (order by q.line rows unbounded preceding)
+    select request.line, row_number() over w as number,
+           sum(coalesce(octet_length(request.response), octet_length(first_asked.response), 0)) over w as size
+    from (select request.batch_id, request.line, request.twin_of, request.response from requests request
+    where request.batch_id = :id and request.line > :after
+          and {_which(errors)} order by request.line limit :lines) request {_FIRST}
+    window w as (order by request.line rows unbounded preceding)
 )
-select q.line, {_line(errors)} from page p join requests q on q.batch_id = :id and q.line = p.line {_FIRST} {_DECISION}
-where p.number = 1 or p.size <= :bytes order by q.line"""  # noqa: S608
+select request.line, {_line(errors)} from page page_line join requests request on request.batch_id = :id
+    and request.line = page_line.line {_FIRST} {_DECISION}
+where page_line.number = 1 or page_line.size <= :bytes order by request.line"""  # noqa: S608
 
 
 def _which(errors: bool) -> str:

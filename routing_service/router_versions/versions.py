@@ -25,11 +25,11 @@ LONGEST_FAILURE = 500  # characters of it that are kept
 _NAME = re.compile(r"version-([1-9][0-9]{0,17})")
 
 _TO_SERVE = text(
-    "select v.id, coalesce(v.failed_at > now() - make_interval(secs => :rest), false) as rests"
-    " from (select router_version_id, beneath_id from promotions order by id desc limit 1) p"
-    " left join promotions b on b.id = p.beneath_id"
-    " join router_versions v on v.id in (p.router_version_id, b.router_version_id)"
-    " where p.router_version_id is not null order by v.id = p.router_version_id desc"
+    "select version.id, coalesce(version.failed_at > now() - make_interval(secs => :rest), false) as rests"
+    " from (select router_version_id, beneath_id from promotions order by id desc limit 1) promotion"
+    " left join promotions beneath on beneath.id = promotion.beneath_id"
+    " join router_versions version on version.id in (promotion.router_version_id, beneath.router_version_id)"
+    " where promotion.router_version_id is not null order by version.id = promotion.router_version_id desc"
 )
 
 

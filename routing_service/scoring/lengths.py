@@ -113,16 +113,18 @@ def fit_lengths(database: Database, settings: Settings) -> list[str]:
 
 # The newest attempts by id: what is as old as that is no guide to the next answer.
 _ANSWERS = """
-from attempts a where a.id > (select coalesce(max(id), 0) - :recent from attempts) and a.id > :after
-and a.model = :model and a.upstream_model = :upstream and a.state = 'succeeded' and a.output_tokens is not null
-and a.batch_id is not null
-and not exists (select from batches b where b.id = a.batch_id and b.purpose = 'judge')
+from attempts attempt where attempt.id > (select coalesce(max(id), 0) - :recent from attempts) and attempt.id > :after
+and attempt.model = :model and attempt.upstream_model = :upstream and attempt.state = 'succeeded'
+    and attempt.output_tokens is not null
+and attempt.batch_id is not null
+and not exists (select from batches batch where batch.id = attempt.batch_id and batch.purpose = 'judge')
 """
-_COUNT = text(f"select count(*), max(a.id) {_ANSWERS}")
+_COUNT = text(f"select count(*), max(attempt.id) {_ANSWERS}")
 _ROWS = text(
-    "select q.body, x.output_tokens::float8 / q.choices as tokens from requests q join"  # noqa: S608
-    f" (select a.id, a.batch_id, a.line, a.output_tokens {_ANSWERS} order by a.id desc limit :most) x"
-    " on q.batch_id = x.batch_id and q.line = x.line order by x.id"
+    "select request.body, sample.output_tokens::float8 / request.choices as tokens from requests request join"  # noqa: S608
+    f" (select attempt.id, attempt.batch_id, attempt.line, attempt.output_tokens {_ANSWERS}"
+    " order by attempt.id desc limit :most) sample"
+    " on request.batch_id = sample.batch_id and request.line = sample.line order by sample.id"
 )
 
 

@@ -102,15 +102,19 @@ def score(
 
 
 _CLAIM = text(
-    "update score_ranges s set attempts = least(s.attempts + 1, 32767) from batches b where b.id = s.batch_id"
-    " and b.state = 'in_progress' and s.batch_id = :batch and s.first_line = :first and s.done_at is null"
-    " returning s.batch_id, s.first_line, s.last_line, s.attempts, b.router,"
-    " coalesce(b.options ->> 'mode', 'plan'), b.candidates, b.preview is not null"
+    "update score_ranges score_range set attempts = least(score_range.attempts + 1, 32767)"
+    " from batches batch where batch.id = score_range.batch_id"
+    " and batch.state = 'in_progress' and score_range.batch_id = :batch and score_range.first_line = :first"
+    " and score_range.done_at is null"
+    " returning score_range.batch_id, score_range.first_line, score_range.last_line, score_range.attempts,"
+    " batch.router,"
+    " coalesce(batch.options ->> 'mode', 'plan'), batch.candidates, batch.preview is not null"
 )
 _BEGIN_ANEW = text("update score_ranges set attempts = 1 where batch_id = :batch and first_line = :first")
 _WAITS_FOR_PLAN = text(
     "select state = 'in_progress' and planned_at is null and not exists"
-    " (select from score_ranges r where r.batch_id = b.id and r.done_at is null) from batches b where id = :batch"
+    " (select from score_ranges open_range where open_range.batch_id = batch.id"
+    " and open_range.done_at is null) from batches batch where id = :batch"
 )
 _SCORED = Unnest(
     "scored",
@@ -260,18 +264,22 @@ def _write(session: Session, claim: _Claim, values: dict[str, Any], failure: str
 
 # Ranges are announced in the order of their lines, so the first open ones of a batch hold all that are announced.
 _ANNOUNCE = text(
-    "with open as (select b.api_key_id, b.priority, b.created_at, r.batch_id, r.first_line, r.announced_at, r.place"
-    " from batches b cross join lateral (select o.*, row_number() over (order by o.first_line) as place from (select"
-    " batch_id, first_line, announced_at from score_ranges where batch_id = b.id and done_at is null"
-    " order by first_line limit :most) o) r"
-    " where b.state = 'in_progress' and b.planned_at is null and coalesce(b.paused, 'client') = 'client'"
-    " and (cast(:batch as text) is null or b.api_key_id = (select api_key_id from batches where id = :batch))),"
+    "with open as (select batch.api_key_id, batch.priority, batch.created_at, open_range.batch_id,"
+    " open_range.first_line, open_range.announced_at, open_range.place"
+    " from batches batch cross join lateral (select open_range.*,"
+    " row_number() over (order by open_range.first_line) as place from (select"
+    " batch_id, first_line, announced_at from score_ranges where batch_id = batch.id and done_at is null"
+    " order by first_line limit :most) open_range) open_range"
+    " where batch.state = 'in_progress' and batch.planned_at is null and coalesce(batch.paused, 'client') = 'client'"
+    " and (cast(:batch as text) is null or batch.api_key_id = (select api_key_id from batches where id = :batch))),"
     " turns as (select batch_id, first_line, announced_at, row_number() over (partition by api_key_id"
     " order by announced_at is null, priority desc, place, created_at, batch_id) as turn from open),"
-    " held as (select s.batch_id, s.first_line from score_ranges s join turns t using (batch_id, first_line)"
-    " where t.turn <= :most and t.announced_at is null and s.announced_at is null for update of s skip locked)"
-    " update score_ranges s set announced_at = now() from held where s.batch_id = held.batch_id"
-    " and s.first_line = held.first_line returning s.batch_id, s.first_line"
+    " held as (select score_range.batch_id, score_range.first_line from score_ranges score_range"
+    " join turns turn using (batch_id, first_line)"
+    " where turn.turn <= :most and turn.announced_at is null and score_range.announced_at is null"
+    " for update of score_range skip locked)"
+    " update score_ranges score_range set announced_at = now() from held where score_range.batch_id = held.batch_id"
+    " and score_range.first_line = held.first_line returning score_range.batch_id, score_range.first_line"
 )
 
 

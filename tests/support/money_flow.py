@@ -29,15 +29,17 @@ MODELS = ("weak", "strong")
 
 # By request: requests, settled sums and counters as they stand, against what they are made of.
 _SUMS = """
-select b.total, b.succeeded, b.failed, b.floor_nano, b.state::text as state, g.reserved_nano,
-       count(*) filter (where q.state = 'succeeded') as answered,
-       count(*) filter (where q.state in ('failed', 'cancelled', 'expired', 'unaffordable')) as unanswered,
-       coalesce(sum(q.floor_nano) filter (where q.state in ('queued', 'scored')), 0) as floor,
-       (select coalesce(sum(a.reserved_nano), 0) from attempts a where a.batch_id = b.id and a.state = 'started')
+select batch.total, batch.succeeded, batch.failed, batch.floor_nano, batch.state::text as state, budget.reserved_nano,
+       count(*) filter (where request.state = 'succeeded') as answered,
+       count(*) filter (where request.state in ('failed', 'cancelled', 'expired', 'unaffordable')) as unanswered,
+       coalesce(sum(request.floor_nano) filter (where request.state in ('queued', 'scored')), 0) as floor,
+       (select coalesce(sum(attempt.reserved_nano), 0) from attempts attempt where attempt.batch_id = batch.id
+       and attempt.state = 'started')
            as held,
-       g.settled_nano + g.overrun_nano as charged
-from batches b join budgets g on g.batch_id = b.id join requests q on q.batch_id = b.id
-where b.id = :id group by b.id, g.id
+       budget.settled_nano + budget.overrun_nano as charged
+from batches batch join budgets budget on budget.batch_id = batch.id join requests request
+    on request.batch_id = batch.id
+where batch.id = :id group by batch.id, budget.id
 """
 
 

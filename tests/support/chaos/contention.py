@@ -80,8 +80,9 @@ def make_contest(
         session.execute(
             text(
                 "insert into requests (batch_id, line, custom_id, body, input_bytes, state, floor_nano)"
-                " select r.batch_id, n, 'c-' || n, r.body, r.input_bytes, r.state, r.floor_nano"
-                " from requests r, generate_series(2, :n) n"
+                " select request.batch_id, number, 'c-' || number, request.body, request.input_bytes, request.state,"
+                " request.floor_nano"
+                " from requests request, generate_series(2, :n) number"
             ),
             {"n": lines},
         )

@@ -24,8 +24,10 @@ select id, batch_id, upstream_model as model, state::text, input_price, cached_i
 from attempts order by id
 """
 _BATCHES = """
-select b.id, b.state::text, b.total, b.succeeded, b.failed, g.limit_nano, g.reserved_nano, g.settled_nano,
-       g.overrun_nano from batches b join budgets g on g.batch_id = b.id order by b.created_at, b.id
+select batch.id, batch.state::text, batch.total, batch.succeeded, batch.failed, budget.limit_nano,
+    budget.reserved_nano, budget.settled_nano,
+       budget.overrun_nano from batches batch join budgets budget on budget.batch_id = batch.id
+       order by batch.created_at, batch.id
 """
 _KEY = "select limit_nano, reserved_nano, settled_nano, overrun_nano from budgets where kind = 'key'"
 

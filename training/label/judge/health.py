@@ -17,29 +17,36 @@ from training.label.judge.collect import outcome_of, strong_preferred
 from training.label.judge.prompts import FIRST, SECOND, UNANSWERED, UNPARSED
 
 _VERDICTS = text("""
-select j.judge, j.template, j.verdict, count(*) as calls, sum(r.cost_nano)::bigint as cost_nano
-from judgements j join requests r using (batch_id, line) group by j.judge, j.template, j.verdict
-order by j.judge, j.template
+select judgement.judge, judgement.template, judgement.verdict, count(*) as calls,
+    sum(request.cost_nano)::bigint as cost_nano
+from judgements judgement join requests request using (batch_id, line)
+    group by judgement.judge, judgement.template, judgement.verdict
+order by judgement.judge, judgement.template
 """)
 # Both orders of each pair, and what a golden comparison of its prompt says of strong, if there is one.
 _PAIRS = text("""
 with pairs as (
-    select j.judge, j.template, j.verdict as unswapped, k.verdict as swapped, j.model_a as strong, j.model_b as weak,
-           c.prompt
-    from judgements j
-    join judgements k on k.batch_id = j.batch_id and k.parent_line = j.parent_line and k.swapped
-    left join comparisons c on c.source = 'judge' and c.batch_id = j.parent_id and c.line = j.parent_line
-    where not j.swapped and j.model_b is not null
+    select judgement.judge, judgement.template, judgement.verdict as unswapped,
+    swapped_judgement.verdict as swapped, judgement.model_a as strong, judgement.model_b as weak,
+           comparison.prompt
+    from judgements judgement
+    join judgements swapped_judgement on swapped_judgement.batch_id = judgement.batch_id
+    and swapped_judgement.parent_line = judgement.parent_line and swapped_judgement.swapped
+    left join comparisons comparison on comparison.source = 'judge'
+    and comparison.batch_id = judgement.parent_id and comparison.line = judgement.parent_line
+    where not judgement.swapped and judgement.model_b is not null
 ), golden as (
     select prompt, greatest(model_a, model_b) as a, least(model_a, model_b) as b,
            avg(case when model_a > model_b then outcome else 1 - outcome end) as outcome
     from comparisons where source = 'golden' group by 1, 2, 3
 )
-select p.judge, p.template, p.unswapped, p.swapped,
-       case when p.strong > p.weak then sign(g.outcome - 0.5) else sign(0.5 - g.outcome) end as golden,
+select pair.judge, pair.template, pair.unswapped, pair.swapped,
+       case when pair.strong > pair.weak then sign(golden_label.outcome - 0.5)
+            else sign(0.5 - golden_label.outcome) end as golden,
        count(*) as pairs
-from pairs p left join golden g
-  on g.prompt = p.prompt and g.a = greatest(p.strong, p.weak) and g.b = least(p.strong, p.weak)
+from pairs pair left join golden golden_label
+  on golden_label.prompt = pair.prompt and golden_label.a = greatest(pair.strong, pair.weak)
+  and golden_label.b = least(pair.strong, pair.weak)
 group by 1, 2, 3, 4, 5
 """)
 
