@@ -22,9 +22,9 @@ def test_whatever_is_struck_every_request_ends_exactly_once_and_the_money_is_kep
     sys.stdout.write(f"{chaos}\n")  # shown if this fails
     with troubled_stack(tmp_path, chaos) as (stack, bill):
         endured = endure(stack, bill, chaos, lambda said: sys.stdout.write(f"{said}\n"))
-        found = settle_accounts(stack, chaos, endured)
-    assert found.wrong == []
+        statement = settle_accounts(stack, chaos, endured)
+    assert statement.wrong == []
     assert {strike.target for strike in endured.strikes} == set(TARGETS)
-    assert found.attempts["unknown"] > 0
-    lines, answered = (sum(getattr(batch, name) for batch in found.batches) for name in ("lines", "answered"))
+    assert statement.attempts["unknown"] > 0
+    lines, answered = (sum(getattr(batch, name) for batch in statement.batches) for name in ("lines", "answered"))
     assert answered >= 0.8 * lines > 0

@@ -20,10 +20,10 @@ def test_kills_and_faults_lose_no_line_and_no_nano_dollar(
 ) -> None:
     sys.stdout.write(f"{STRESS}\n")  # shown if this fails
     fought = fight(database, database_url, tmp_path, STRESS)
-    found = account(database, fought.batch_ids, fought.bills)
-    assert found.wrong == []
+    statement = account(database, fought.batch_ids, fought.bills)
+    assert statement.wrong == []
     assert len(fought.kills) == STRESS.kills
-    assert found.causes["unknown: worker_lost"] > 0
-    assert found.attempts.keys() == {"usage", "estimated", "unknown", "refused"}
-    assert found.causes["line: budget_exhausted"] > 0  # a batch's budget bound
+    assert statement.causes["unknown: worker_lost"] > 0
+    assert statement.attempts.keys() == {"usage", "estimated", "unknown", "refused"}
+    assert statement.causes["line: budget_exhausted"] > 0  # a batch's budget bound
     assert fought.top_ups > 0  # and its key's

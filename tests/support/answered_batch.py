@@ -101,5 +101,5 @@ def comparisons_of(database: Database) -> list[tuple[Any, ...]]:
     """(source, line, prompt, model_a, model_b, outcome) of all comparisons, by line."""
     columns = (Comparison.source, Comparison.line, Comparison.prompt, Comparison.model_a, Comparison.model_b)
     with database.transaction() as session:
-        found = session.execute(select(*columns, Comparison.outcome).order_by(Comparison.source, Comparison.line))
-        return [tuple(row) for row in found]
+        rows = session.execute(select(*columns, Comparison.outcome).order_by(Comparison.source, Comparison.line))
+        return [tuple(row) for row in rows]

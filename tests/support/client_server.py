@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _page(self, limit: int, after: str | None) -> None:
-        ids = [found["id"] for found in self.fake.listed]
+        ids = [actual["id"] for actual in self.fake.listed]
         start = ids.index(after) + 1 if after else 0
         data = self.fake.listed[start : start + limit]
         more = start + limit < len(ids)

@@ -73,9 +73,9 @@ class RunningStack:
 
     @property
     def processes(self) -> dict[str, int]:
-        found = self.file["processes"]
-        assert isinstance(found, dict)
-        return found
+        actual = self.file["processes"]
+        assert isinstance(actual, dict)
+        return actual
 
     def living(self) -> list[psutil.Process]:
         """Every process of this stack: marked by its environment, or named by the state directory."""

@@ -41,15 +41,15 @@ def demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 def left_behind(directory: Path) -> list[str]:
     """Processes that run on the directory's behalf, and what is left in its place for temporary files."""
-    found = [path.name for path in (directory / "tmp").iterdir()]
+    actual = [path.name for path in (directory / "tmp").iterdir()]
     for process in psutil.process_iter():
         try:
             marks = [*process.cmdline(), *process.environ().values()]
         except psutil.Error:
             continue
         if process.pid != os.getpid() and any(str(directory) in mark for mark in marks):
-            found.append(process.name())
-    return found
+            actual.append(process.name())
+    return actual
 
 
 def test_beside_another_stack_it_answers_everything_within_its_budget_and_leaves_nothing_behind(

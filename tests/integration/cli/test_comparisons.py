@@ -34,9 +34,9 @@ def routebatch(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def imported(routebatch: Any, *arguments: str) -> dict[str, Any]:
     result = routebatch("import", *arguments, "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert isinstance(found, dict)
-    return found
+    printed = json.loads(result.stdout)
+    assert isinstance(printed, dict)
+    return printed
 
 
 def stored(database: Database) -> list[tuple[Any, ...]]:
@@ -64,8 +64,8 @@ def test_arena_battles_are_imported(routebatch: Any, database: Database) -> None
             ]
         )
     )
-    found = imported(routebatch, "arena.csv", "--format", "arena")
-    assert (found["rows"], found["added"], found["short_prompts"], found["same_model"]) == (4, 2, 1, 1)
+    actual = imported(routebatch, "arena.csv", "--format", "arena")
+    assert (actual["rows"], actual["added"], actual["short_prompts"], actual["same_model"]) == (4, 2, 1, 1)
     assert stored(database) == [("arena", QUESTION, "big", "small", 0), ("arena", QUESTION, "small", "other", 0.5)]
     with database.transaction() as session:
         first = session.scalars(select(Comparison.created_at).order_by(Comparison.id)).first()
@@ -131,9 +131,9 @@ def test_bad_rows_are_named_and_nothing_is_imported_unless_they_are_skipped(
     Path("a.jsonl").write_text(lines(BATTLE, *(BATTLE | one for one in bad)))
     result = routebatch("import", "a.jsonl", "--json")
     assert (result.exit_code, count(database)) == (1, 0)
-    found = json.loads(result.stdout)
-    assert (found["added"], found["bad"]) == (0, len(bad))
-    assert [one["row"] for one in found["bad_rows"]] == list(range(2, 2 + len(bad)))
+    printed = json.loads(result.stdout)
+    assert (printed["added"], printed["bad"]) == (0, len(bad))
+    assert [one["row"] for one in printed["bad_rows"]] == list(range(2, 2 + len(bad)))
     assert "bad: a.jsonl, line 2: `outcome` is 2, not within 0 and 1" in result.stderr
     assert "11 bad rows of 12: nothing was imported" in result.stderr
     result = routebatch("import", "a.jsonl", "--skip-bad")
@@ -209,18 +209,18 @@ def test_stats_count_by_source_pair_month_and_language(routebatch: Any, database
     ]
     Path("a.jsonl").write_text(lines(*rows))
     imported(routebatch, "a.jsonl")
-    found = json.loads(routebatch("stats", "--json").stdout)
-    assert (found["rows"], found["prompts"], found["tie_share"], found["sampled"]) == (4, 3, 0.5, 4)
-    assert {g["source"]: (g["rows"], g["tie_share"]) for g in found["by_source"]} == {
+    printed = json.loads(routebatch("stats", "--json").stdout)
+    assert (printed["rows"], printed["prompts"], printed["tie_share"], printed["sampled"]) == (4, 3, 0.5, 4)
+    assert {g["source"]: (g["rows"], g["tie_share"]) for g in printed["by_source"]} == {
         "golden": (3, 1 / 3),
         "judge": (1, 1),
     }
-    assert [(g["model_a"], g["model_b"], g["rows"], g["outcome"]) for g in found["by_pair"]] == [
+    assert [(g["model_a"], g["model_b"], g["rows"], g["outcome"]) for g in printed["by_pair"]] == [
         ("big", "small", 3, 0.5),
         ("alpha", "small", 1, 0.5),
     ]
-    assert [(g["month"], g["rows"]) for g in found["by_month"]] == [("2026-02", 3), ("2026-01", 1)]
-    assert [(g["language"], g["rows"]) for g in found["by_language"]] == [("en", 2), ("de", 1), ("unknown", 1)]
+    assert [(g["month"], g["rows"]) for g in printed["by_month"]] == [("2026-02", 3), ("2026-01", 1)]
+    assert [(g["language"], g["rows"]) for g in printed["by_language"]] == [("en", 2), ("de", 1), ("unknown", 1)]
     shown = routebatch("stats").stdout
     assert "4 comparisons on 3 prompts, 50.0 % ties; 0 ratings of single answers" in shown
     assert "by language" in shown

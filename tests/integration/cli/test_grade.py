@@ -42,15 +42,15 @@ def routebatch(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_quality_is_told_by_model_of_the_answers_and_of_all_requests(routebatch: Any, database: Database) -> None:
     batch_id = answered_batch(database, ANSWERS)
-    found = json.loads(routebatch(batch_id, "--grader", "numeric", "--json").stdout)
-    means = {name: (found[name]["n"], found[name]["mean"]) for name in ("answers", "requests")}
+    printed = json.loads(routebatch(batch_id, "--grader", "numeric", "--json").stdout)
+    means = {name: (printed[name]["n"], printed[name]["mean"]) for name in ("answers", "requests")}
     assert means == {"answers": (3, pytest.approx(2 / 3)), "requests": (4, 0.5)}
-    assert {model: (q["n"], q["mean"]) for model, q in found["by_model"].items()} == {
+    assert {model: (q["n"], q["mean"]) for model, q in printed["by_model"].items()} == {
         "strong": (1, 1.0),
         "weak": (2, 0.5),
     }
-    assert found["answers"]["interval"][0] < 2 / 3 < found["answers"]["interval"][1]
-    assert (found["without_gold"], found["unknown"], found["comparisons"]) == (1, 1, 0)
+    assert printed["answers"]["interval"][0] < 2 / 3 < printed["answers"]["interval"][1]
+    assert (printed["without_gold"], printed["unknown"], printed["comparisons"]) == (1, 1, 0)
     shown = routebatch(batch_id, "--grader", "numeric")
     assert "all requests" in shown.stdout
     assert "1 gold answers are to no request" in shown.stderr

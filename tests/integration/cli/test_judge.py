@@ -69,8 +69,8 @@ def test_asking_collecting_and_health(routebatch: Any, database: Database) -> No
     assert "of at most $0.25" in again.stdout
     assert "1 were asked about before" in again.stderr
     reply(database, companions(database)[1], ["[[A]]", "what?"])
-    found = json.loads(routebatch("collect", "--json").stdout)
-    assert (found["batches"], found["verdicts"], found["unparsed"], found["comparisons"]) == (2, 3, 1, 1)
+    printed = json.loads(routebatch("collect", "--json").stdout)
+    assert (printed["batches"], printed["verdicts"], printed["unparsed"], printed["comparisons"]) == (2, 3, 1, 1)
     assert [row[5] for row in comparisons_of(database)] == [0.5]
     (health,) = json.loads(routebatch("health", "--json").stdout)
     assert (health["judge"], health["calls"], health["cost_usd"]) == ("weak", 4, "0.00")
@@ -103,8 +103,8 @@ def test_whoever_waits_is_told_what_came_of_it(
 
     monkeypatch.setattr("cli.learn.judge.time.sleep", meanwhile)
     waited = routebatch(batch_id, "--mode", "score", "--wait", "--json")
-    found = json.loads(waited.stdout)["collected"]
-    assert (found["verdicts"], found["ratings"], found["unanswered"]) == (1, 1, 1)
+    actual = json.loads(waited.stdout)["collected"]
+    assert (actual["verdicts"], actual["ratings"], actual["unanswered"]) == (1, 1, 1)
     assert waited.exit_code == 3
 
 

@@ -133,8 +133,8 @@ def address(process: subprocess.Popen[bytes], log: Path) -> str:
     """Where the server says that it listens."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if found := re.search(r"running on (http://[\d.:]+)", log.read_text()):
-            return found[1]
+        if actual := re.search(r"running on (http://[\d.:]+)", log.read_text()):
+            return actual[1]
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     raise TimeoutError(log.read_text())

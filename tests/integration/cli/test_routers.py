@@ -171,10 +171,10 @@ def test_a_difference_counts_what_another_router_would_have_sent_elsewhere(datab
     completed(database, settings, LINES, options=share)
     completed(database, settings, LINES[:4], options=share)
     by_length = LengthRouter()
-    found = compare(database, settings, (by_length, ShorterRouter()), 1000)
-    assert (found.requests, found.batches) == (14, 2)
-    assert found.models == {"weak": (10, 10), "strong": (4, 4)}
-    assert found.dearer * 2 == found.elsewhere > 0
+    difference = compare(database, settings, (by_length, ShorterRouter()), 1000)
+    assert (difference.requests, difference.batches) == (14, 2)
+    assert difference.models == {"weak": (10, 10), "strong": (4, 4)}
+    assert difference.dearer * 2 == difference.elsewhere > 0
     assert compare(database, settings, (by_length, by_length), 1000).elsewhere == 0
     assert compare(database, settings, (by_length, by_length), 6).requests == 6
 
@@ -190,19 +190,19 @@ def test_by_money_both_routers_spend_what_the_requests_were_expected_to_cost(dat
             ),
             {"id": batch_id},
         )
-    found = compare(database, settings, (LengthRouter(), ShorterRouter()), 1000)
+    difference = compare(database, settings, (LengthRouter(), ShorterRouter()), 1000)
     assert spent is not None
     one_upgrade = 9_000_000  # at most: what is left may not pay for another
-    assert [0 <= spent - cost < one_upgrade for cost in found.cost_nano] == [True, True]
-    assert [3 < strong < 9 for strong in found.models["strong"]] == [True, True]
-    assert found.elsewhere > 0
+    assert [0 <= spent - cost < one_upgrade for cost in difference.cost_nano] == [True, True]
+    assert [3 < strong < 9 for strong in difference.models["strong"]] == [True, True]
+    assert difference.elsewhere > 0
 
 
 def test_a_threshold_is_held_by_each_router(database: Database) -> None:
     settings = make_settings()
     completed(database, settings, LINES, options={"mode": "threshold", "threshold": 0.75})
-    found = compare(database, settings, (LengthRouter(), LengthRouter()), 1000)
-    assert found.models["strong"] == (6, 6)  # of five characters and more
+    difference = compare(database, settings, (LengthRouter(), LengthRouter()), 1000)
+    assert difference.models["strong"] == (6, 6)  # of five characters and more
 
 
 def test_diff_prints_the_difference(routebatch: Any, database: Database, tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_diff_prints_the_difference(routebatch: Any, database: Database, tmp_pat
     completed(database, settings, LINES, options={"mode": "threshold", "threshold": 0.7})
     routebatch("routers", "register", "one")
     routebatch("routers", "register", "two")
-    found = said(routebatch("routers", "diff", "1", "version-2", "--json"))
-    assert (found["requests"], found["elsewhere"], found["dearer"]) == (10, 10, 10)
-    assert found["models"] == {"weak": {"a": 10, "b": 0}, "strong": {"a": 0, "b": 10}}
-    assert float(found["expected_cost_usd"]["difference"]) > 0
+    actual = said(routebatch("routers", "diff", "1", "version-2", "--json"))
+    assert (actual["requests"], actual["elsewhere"], actual["dearer"]) == (10, 10, 10)
+    assert actual["models"] == {"weak": {"a": 10, "b": 0}, "strong": {"a": 0, "b": 10}}
+    assert float(actual["expected_cost_usd"]["difference"]) > 0
     assert "10 (100.0 %) would have gone elsewhere" in routebatch("routers", "diff", "2", "1").output

@@ -111,10 +111,10 @@ def test_only_verdicts_on_both_orders_make_a_comparison(database: Database) -> N
     assert order[::2] != sorted(order[::2])  # by lot
     said = ["[[A]]", "[[B]]", "[[B]]", "[[A]]", "[[A]]", "[[A]]", "[[C]]", "[[C]]", "[[A]]", "no idea", "[[A]]", None]
     reply(database, asked.batch_id, said)
-    found = collect_judgements(database)
-    assert found == Collected(1, verdicts=10, unparsed=1, unanswered=1, comparisons=4)
+    collected = collect_judgements(database)
+    assert collected == Collected(1, verdicts=10, unparsed=1, unanswered=1, comparisons=4)
     with database.transaction() as session:
-        assert collected_of(session, asked.batch_id) == found
+        assert collected_of(session, asked.batch_id) == collected
     outcomes = dict(zip(order[::2], (1.0, 0.0, 0.5, 0.5), strict=False))
     assert {row[1]: row[5] for row in comparisons_of(database)} == outcomes
 
@@ -172,9 +172,9 @@ def test_health_tells_a_judge_that_leans_from_one_that_agrees_with_gold(database
         "golden": (health.golden_agreement, 4, 3 / 4),
         "decided": (health.golden_decided, 3, 2 / 3),
     }
-    for name, (found, n, share) in shares.items():
-        assert found.n == n, name
-        assert found.mean == pytest.approx(share), name
+    for name, (actual, n, share) in shares.items():
+        assert actual.n == n, name
+        assert actual.mean == pytest.approx(share), name
     low, high = health.golden_agreement.interval
     assert low < 3 / 4 < high
 

@@ -46,8 +46,8 @@ def _fits_that_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serves(database: Database) -> int | None:
     with database.transaction() as session:
-        found = active(session)
-        return found.id if found else None
+        actual = active(session)
+        return actual.id if actual else None
 
 
 def flip_what_is_fitted_on(database: Database) -> None:
@@ -108,8 +108,8 @@ def test_nothing_new_is_not_fitted_again_unless_by_hand_and_the_same_router_is_n
 def test_enough_pairs_of_live_traffic_are_judged_on_alone(database: Database, tmp_path: Path) -> None:
     compare(database, 300)
     compare(database, 100, 300, line=7)
-    found = run(database, learning_settings(tmp_path, least_pairs=80), dry_run=True)
-    assert (found.figures["primary"], found.figures["gate"]["prompts"]) == ("live pairs", 80)
+    outcome = run(database, learning_settings(tmp_path, least_pairs=80), dry_run=True)
+    assert (outcome.figures["primary"], outcome.figures["gate"]["prompts"]) == ("live pairs", 80)
     assert run(database, learning_settings(tmp_path), dry_run=True).figures["primary"] == "hold-out"
     assert not any(kept(database).values())
     assert not (tmp_path / "store").exists()
@@ -122,10 +122,10 @@ def test_a_benchmark_that_falls_refuses_and_its_prompts_are_not_fitted_on(databa
         asked = session.scalars(select(Comparison.prompt).order_by(Comparison.id).limit(5)).all()
     rows += [f'"{prompt.upper()}",1,0\n' for prompt in asked]
     (tmp_path / "own.csv").write_text("prompt,strong_correct,weak_correct\n" + "".join(rows))
-    found = run(database, learning_settings(tmp_path, benchmarks={"own": tmp_path / "own.csv"}))
-    assert found.outcome is RefitOutcome.REFUSED
-    assert "own's APGR goes from" in found.reason
-    assert found.figures["decontamination"]["same"] == 5
+    outcome = run(database, learning_settings(tmp_path, benchmarks={"own": tmp_path / "own.csv"}))
+    assert outcome.outcome is RefitOutcome.REFUSED
+    assert "own's APGR goes from" in outcome.reason
+    assert outcome.figures["decontamination"]["same"] == 5
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_what_cannot_be_done_is_a_reason_and_leaves_no_version_that_serves(
 ) -> None:
     if count:
         compare(database, count)
-    found = run(database, learning_settings(tmp_path, **changes))
-    assert found.outcome in (RefitOutcome.FAILED, RefitOutcome.REFUSED)
-    assert reason in found.reason
+    outcome = run(database, learning_settings(tmp_path, **changes))
+    assert outcome.outcome in (RefitOutcome.FAILED, RefitOutcome.REFUSED)
+    assert reason in outcome.reason
     assert serves(database) is None
 
 
@@ -161,18 +161,18 @@ def test_a_method_that_fails_leaves_the_others_and_a_router_that_cannot_score_is
     monkeypatch.setattr("training.fit.gain.fit", lambda *_, **__: 1 / 0)
     lost = Champion(None, "lost", Lost(np.zeros(2), {}))
     monkeypatch.setattr("training.refit.refit.champion", lambda *_: lost)
-    found = run(database, settings)
-    assert (found.outcome, len(found.version_ids)) == (RefitOutcome.PROMOTED, 1)
-    assert found.figures["failed"] == {"gain": "ZeroDivisionError: division by zero"}
-    assert found.figures["champion"]["trouble"] == "it knows no such model"
+    outcome = run(database, settings)
+    assert (outcome.outcome, len(outcome.version_ids)) == (RefitOutcome.PROMOTED, 1)
+    assert outcome.figures["failed"] == {"gain": "ZeroDivisionError: division by zero"}
+    assert outcome.figures["champion"]["trouble"] == "it knows no such model"
 
 
 def test_without_a_store_nothing_is_fitted(database: Database, tmp_path: Path) -> None:
     compare(database)
     settings = learning_settings(tmp_path).model_copy(update={"artifact_url": None})
-    found = run(database, settings, progress=pytest.fail)
-    assert (found.outcome, kept(database)["versions"]) == (RefitOutcome.FAILED, 0)
-    assert "ROUTEBATCH_ARTIFACT_URL" in found.reason
+    outcome = run(database, settings, progress=pytest.fail)
+    assert (outcome.outcome, kept(database)["versions"]) == (RefitOutcome.FAILED, 0)
+    assert "ROUTEBATCH_ARTIFACT_URL" in outcome.reason
 
 
 def test_a_failure_at_any_step_leaves_nothing_half_registered(
@@ -250,8 +250,8 @@ def test_who_lost_its_lock_and_then_fails_says_both(database: Database, tmp_path
             raise DataError("no more")
         return nullcontext(lambda done: None)
 
-    found = run(database, learning_settings(tmp_path), progress=lose)
-    assert (found.outcome, found.reason.endswith("; before that: no more")) == (RefitOutcome.DIED, True)
+    outcome = run(database, learning_settings(tmp_path), progress=lose)
+    assert (outcome.outcome, outcome.reason.endswith("; before that: no more")) == (RefitOutcome.DIED, True)
 
 
 def test_what_was_promoted_meanwhile_is_not_replaced_unseen(database: Database, tmp_path: Path) -> None:
@@ -266,9 +266,9 @@ def test_what_was_promoted_meanwhile_is_not_replaced_unseen(database: Database, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArtifactStore, "put", meanwhile)
-        found = run(database, settings)
-    assert (found.outcome, serves(database)) == (RefitOutcome.REFUSED, 1)
-    assert "was changed meanwhile" in found.reason
+        outcome = run(database, settings)
+    assert (outcome.outcome, serves(database)) == (RefitOutcome.REFUSED, 1)
+    assert "was changed meanwhile" in outcome.reason
 
 
 @pytest.fixture

@@ -89,12 +89,12 @@ def test_prompts_unlike_the_compared_ones_ask_for_one(database: Database, tmp_pa
     assert before > 0.8
     assert due(database, settings) is None
     traffic(database, (f"Où se trouve la gare numéro {n} ?" for n in range(150)))
-    found = due(database, settings)
-    assert found is not None
-    assert found[0] is RefitTrigger.DRIFT
-    assert found[1].startswith(f"the last week's prompts are less like the compared ones: {before:.3f} before, 0.")
+    asked = due(database, settings)
+    assert asked is not None
+    assert asked[0] is RefitTrigger.DRIFT
+    assert asked[1].startswith(f"the last week's prompts are less like the compared ones: {before:.3f} before, 0.")
     assert due(database, learning_settings(tmp_path, refit_after=0, drift_similarity_drop=0)) is None
-    run(database, settings, found[0], asked=found[1])
+    run(database, settings, asked[0], asked=asked[1])
     assert due(database, settings) is None  # it is measured against what is usual now
 
 
@@ -105,9 +105,9 @@ def test_win_rates_that_do_not_hold_on_new_comparisons_ask_for_one(database: Dat
     compare(database, 250, 500)
     assert due(database, settings) is None
     compare(database, 400, 750, flipped=True)
-    found = due(database, settings)
-    assert found is not None
-    assert found[1].startswith("win rates are further off on new comparisons: ")
+    asked = due(database, settings)
+    assert asked is not None
+    assert asked[1].startswith("win rates are further off on new comparisons: ")
     assert due(database, learning_settings(tmp_path, refit_after=0, drift_calibration_rise=0)) is None
 
 
@@ -139,8 +139,8 @@ def test_the_tasks_fit_by_the_clock_and_when_it_is_due(
 
 def outcomes(database: Database) -> list[Any]:
     with database.transaction() as session:
-        found = session.query(Refit).order_by(Refit.id).all()
-        return [(one.trigger, one.outcome, one.figures.get("asked")) for one in found]
+        rows = session.query(Refit).order_by(Refit.id).all()
+        return [(one.trigger, one.outcome, one.figures.get("asked")) for one in rows]
 
 
 def test_beat_asks_by_a_crontab_line_in_utc_and_looks_every_few_minutes() -> None:

@@ -56,14 +56,14 @@ def test_a_snapshot_knows_models_by_their_keys_when_rows_came_and_which_are_of_l
         row(9, weight=1e7),  # alone it would keep all others from being fitted on
         row(10, created_at=datetime.now(UTC) + timedelta(days=1)),
     )
-    found = take_snapshot(database, SETTINGS)
-    assert found.pair == ("strong", "weak")
-    assert found.comparisons.labels().gain.tolist() == [0.5, 1, 1, 1, 1, 1]
-    assert found.comparisons.weight.tolist() == [1, 1, 0.5, 0.5, 0.5, 0.5]
-    assert found.live.tolist() == [False, True, False, False, False, False]
-    assert found.came[0] == row(1)["created_at"].timestamp()
-    assert (found.ids, found.bad) == ((1, 9), 2)
-    assert found.fingerprint() == take_snapshot(database, SETTINGS).fingerprint()
+    snapshot = take_snapshot(database, SETTINGS)
+    assert snapshot.pair == ("strong", "weak")
+    assert snapshot.comparisons.labels().gain.tolist() == [0.5, 1, 1, 1, 1, 1]
+    assert snapshot.comparisons.weight.tolist() == [1, 1, 0.5, 0.5, 0.5, 0.5]
+    assert snapshot.live.tolist() == [False, True, False, False, False, False]
+    assert snapshot.came[0] == row(1)["created_at"].timestamp()
+    assert (snapshot.ids, snapshot.bad) == ((1, 9), 2)
+    assert snapshot.fingerprint() == take_snapshot(database, SETTINGS).fingerprint()
 
 
 def test_rows_that_come_meanwhile_are_not_in_it(database: Database) -> None:

@@ -70,9 +70,9 @@ def test_comparisons_of_the_database_become_a_router(train: Any, database: Datab
     fill(database, map(row, range(120)))
     result = train("--comparisons", "db", "--strong", "big", "--weak", "small")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert (found["counted"]["rows"], found["counted"]["used"]) == (120, 120)
-    assert found["metadata"]["data"]["sources"] == {"judge": 120}
+    printed = json.loads(result.stdout)
+    assert (printed["counted"]["rows"], printed["counted"]["used"]) == (120, 120)
+    assert printed["metadata"]["data"]["sources"] == {"judge": 120}
     Path("in.txt").write_text("prove a theorem about rings\nwhat colour is it?\n")
     scored = CliRunner().invoke(main, ["score", "in.txt", "--router", "router"])
     hard, easy = (float(line.split(",")[1]) for line in scored.stdout.splitlines()[1:])
@@ -102,8 +102,8 @@ def test_they_are_the_same_comparisons_as_from_a_file(database: Database, tmp_pa
 def test_a_method_for_any_pair_takes_files_and_the_database_together(train: Any, database: Database) -> None:
     fill(database, [row(n, model_b="other", model_a="small") for n in range(10)])
     Path("more.csv").write_text("prompt,model_a,model_b,outcome\none,big,small,1\ntwo,big,small,0\n")
-    found = json.loads(train("--comparisons", "db", "more.csv", method="fake").stdout)
-    assert found["counted"]["used"] == 12
+    printed = json.loads(train("--comparisons", "db", "more.csv", method="fake").stdout)
+    assert printed["counted"]["used"] == 12
     assert train("--comparisons", "db", "more.csv", method="gain").exit_code == 1
 
 
@@ -111,9 +111,9 @@ def test_a_row_that_the_table_allows_and_a_fit_cannot_use_is_named_by_its_id(tra
     spoilt = [row(900, prompt="  "), row(901, weight=float("nan")), row(902, weight=float("inf"))]
     fill(database, [*map(row, range(30)), *spoilt])
     result = train("--comparisons", "db", "--strong", "big", "--weak", "small")
-    found = json.loads(result.stdout)
-    assert (found["counted"]["rows"], found["counted"]["used"], found["counted"]["bad"]) == (33, 30, 3)
-    assert [one["row"] for one in found["bad"]] == [31, 32, 33]
+    printed = json.loads(result.stdout)
+    assert (printed["counted"]["rows"], printed["counted"]["used"], printed["counted"]["bad"]) == (33, 30, 3)
+    assert [one["row"] for one in printed["bad"]] == [31, 32, 33]
     assert "left out: the table comparisons, id 31: `prompt` is empty" in result.stderr
 
 
@@ -178,11 +178,11 @@ def test_ratings_of_the_weak_model_become_a_causal_router_of_five_labels(train: 
     chosen = [text for name, value in options.items() for text in ("--set", f"{name}={value}")]
     result = train("--comparisons", "db", "--strong", "big", "--weak", "small", *chosen, method="causal_llm")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    counted = found["counted"]
+    printed = json.loads(result.stdout)
+    counted = printed["counted"]
     assert (counted["rows"], counted["used"], counted["other_ratings"]) == (85, 80, 5)
-    assert found["metadata"]["data"]["labels"] == {"[[1]]": 7, "[[2]]": 7, "[[3]]": 6, "[[4]]": 20, "[[5]]": 40}
-    assert found["metadata"]["metrics"]["fitted_on"]["rows"] == 40
+    assert printed["metadata"]["data"]["labels"] == {"[[1]]": 7, "[[2]]": 7, "[[3]]": 6, "[[4]]": 20, "[[5]]": 40}
+    assert printed["metadata"]["metrics"]["fitted_on"]["rows"] == 40
     Path("in.txt").write_text("prove theorem 7 about rings\nwhat colour is thing 8?\n")
     scored = CliRunner().invoke(main, ["score", "in.txt", "--router", "router"])
     hard, easy = (float(line.split(",")[1]) for line in scored.stdout.splitlines()[1:])

@@ -48,14 +48,14 @@ def test_messages_carry_ids_only_and_go_to_their_queues(broker_url: str) -> None
         publisher.publish(PlanDue("batch_1"))
         publisher.publish(DispatchDue())
         publisher.publish(FinishDue("batch_1"))
-    found = {
+    actual = {
         queue: [json.loads(base64.b64decode(m["body"]))[0] for m in _messages(broker_url, queue)]
         for queue in ("ingest", "score", "dispatch", "default")
     }
-    assert found["ingest"] == [["batch_1"]]
-    assert sorted(found["score"], key=len) == [["batch_1"], ["batch_1", 1025]]
-    assert found["dispatch"] == [[]]
-    assert found["default"] == [["batch_1"]]
+    assert actual["ingest"] == [["batch_1"]]
+    assert sorted(actual["score"], key=len) == [["batch_1"], ["batch_1", 1025]]
+    assert actual["dispatch"] == [[]]
+    assert actual["default"] == [["batch_1"]]
 
 
 def test_every_event_is_the_message_of_a_task() -> None:

@@ -255,18 +255,18 @@ def settle_accounts(stack: RunningStack, chaos: Chaos, endured: Endured) -> Acco
     try:
         with database.transaction() as session:
             batch_ids = list(session.scalars(text("select id from batches order by created_at, id")))
-        found = account(database, batch_ids, endured.bills)
+        statement = account(database, batch_ids, endured.bills)
     finally:
         database.dispose()
     if len(batch_ids) != endured.batches:
-        found.wrong.append(f"{endured.batches} batches were asked for, {len(batch_ids)} were made")
+        statement.wrong.append(f"{endured.batches} batches were asked for, {len(batch_ids)} were made")
     answers = SyntheticAnswers(SandboxConfig(seed=chaos.seed))
     for batch_id in batch_ids:
-        found.wrong += persistently(stack, lambda client, b=batch_id: list(_answers(client, b, answers)))  # type: ignore[misc]
+        statement.wrong += persistently(stack, lambda client, b=batch_id: list(_answers(client, b, answers)))  # type: ignore[misc]
     done = stack.run("ledger", "verify")
     if done.returncode:
-        found.wrong.append(f"ledger verify: {done.stdout}{done.stderr}")
-    return found
+        statement.wrong.append(f"ledger verify: {done.stdout}{done.stderr}")
+    return statement
 
 
 def _answers(client: OpenAI, batch_id: str, answers: SyntheticAnswers) -> Iterator[str]:

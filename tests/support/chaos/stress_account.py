@@ -66,35 +66,35 @@ class _Sums:
 
 def account(database: Database, batch_ids: Sequence[str], billed: Sequence[Billed]) -> Account:
     """Add up and compare. `batch_ids`: all there are, in the order they were made."""
-    found = Account()
-    bills = _bills(billed, found)
+    account = Account()
+    bills = _bills(billed, account)
     sums = {batch_id: _Sums() for batch_id in batch_ids}
     with database.transaction() as session:
         for attempt in session.execute(text(_ATTEMPTS)):
-            _hold(attempt, bills.pop(attempt.id, None), sums[attempt.batch_id], found)
+            _hold(attempt, bills.pop(attempt.id, None), sums[attempt.batch_id], account)
         for row in session.execute(text(_BATCHES)):
-            found.batches.append(_batch(row, sums[row.id], found))
-        found.wrong += _key(session.execute(text(_KEY)).one(), found)
-        found.wrong += [f"ledger: {difference}" for difference in ledger.verify(session)]
-    found.wrong += [f"billed, but no attempt: {bill}" for bill in bills.values()]
-    for batch_id, made in zip(batch_ids, found.batches, strict=True):
-        found.wrong += _lines(database, batch_id, made.lines, made.answered, found.causes)
-    return found
+            account.batches.append(_batch(row, sums[row.id], account))
+        account.wrong += _key(session.execute(text(_KEY)).one(), account)
+        account.wrong += [f"ledger: {difference}" for difference in ledger.verify(session)]
+    account.wrong += [f"billed, but no attempt: {bill}" for bill in bills.values()]
+    for batch_id, made in zip(batch_ids, account.batches, strict=True):
+        account.wrong += _lines(database, batch_id, made.lines, made.answered, account.causes)
+    return account
 
 
-def _bills(bills: Sequence[Billed], found: Account) -> dict[int, Billed]:
+def _bills(bills: Sequence[Billed], account: Account) -> dict[int, Billed]:
     """By attempt. A call is billed once at most: none is sent twice under the same id."""
     by_attempt: dict[int, Billed] = {}
     for bill in bills:
         number = bill.call_id.removeprefix(CALL)
         if not number.isdecimal() or int(number) in by_attempt:
-            found.wrong.append(f"billed twice, or not ours: {bill}")
+            account.wrong.append(f"billed twice, or not ours: {bill}")
         else:
             by_attempt[int(number)] = bill
     return by_attempt
 
 
-def _hold(attempt: Any, bill: Billed | None, sums: _Sums, found: Account) -> None:
+def _hold(attempt: Any, bill: Billed | None, sums: _Sums, account: Account) -> None:
     """One attempt against its line of the bill."""
     price = Price(attempt.input_price, attempt.cached_input_price, attempt.output_price)
     billed = cost_nano(price, bill.input_tokens, bill.output_tokens) if bill else 0
@@ -108,16 +108,16 @@ def _hold(attempt: Any, bill: Billed | None, sums: _Sums, found: Account) -> Non
         "refused": attempt.cost_nano == 0 == billed,
     }
     if not right.get(kind, False) or (bill and bill.model != attempt.model):
-        found.wrong.append(f"attempt {attempt.id}: {kind}, {attempt.cost_nano} settled, {billed} billed: {bill}")
-    found.attempts[kind] += 1
+        account.wrong.append(f"attempt {attempt.id}: {kind}, {attempt.cost_nano} settled, {billed} billed: {bill}")
+    account.attempts[kind] += 1
     if attempt.error_code:
-        found.causes[f"{kind}: {attempt.error_code}"] += 1
+        account.causes[f"{kind}: {attempt.error_code}"] += 1
     sums.billed += billed
     sums.cost += attempt.cost_nano
     sums.above[kind] += attempt.cost_nano - billed
 
 
-def _batch(row: Any, sums: _Sums, found: Account) -> BatchAccount:
+def _batch(row: Any, sums: _Sums, account: Account) -> BatchAccount:
     made = BatchAccount(
         row.state,
         row.total,
@@ -136,14 +136,14 @@ def _batch(row: Any, sums: _Sums, found: Account) -> BatchAccount:
         "settled by attempts": made.settled == sums.cost,
         "the difference explained": made.settled - made.billed == made.above_unknown + made.above_estimated,
     }
-    found.wrong += [f"{row.id}: not so: {what}: {row}, {made}" for what, so in holds.items() if not so]
+    account.wrong += [f"{row.id}: not so: {what}: {row}, {made}" for what, so in holds.items() if not so]
     return made
 
 
-def _key(row: Any, found: Account) -> Iterator[str]:
+def _key(row: Any, account: Account) -> Iterator[str]:
     """What is wrong with the budget that the batches share. No overrun: so it is settled by what they are."""
-    found.key = {"limit": row.limit_nano, "settled": row.settled_nano}
-    settled = sum(batch.settled for batch in found.batches)
+    account.key = {"limit": row.limit_nano, "settled": row.settled_nano}
+    settled = sum(batch.settled for batch in account.batches)
     if (row.reserved_nano, row.settled_nano, row.overrun_nano) != (0, settled, 0) or settled > row.limit_nano:
         yield f"the key's budget: {row}, while its batches settled {settled}"
 

@@ -47,8 +47,8 @@ class FakeRouter(PairwiseRouter):
     @classmethod
     def unpack(cls, saved: Artifact, settings: Settings) -> Self:
         names = saved.metadata["names"]
-        found = saved.tensor("preferred", np.float64, len(names)).tolist()
-        return cls(dict(zip(names, found, strict=True)), saved.metadata)
+        actual = saved.tensor("preferred", np.float64, len(names)).tolist()
+        return cls(dict(zip(names, actual, strict=True)), saved.metadata)
 
 
 def fit(

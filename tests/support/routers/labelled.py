@@ -55,5 +55,5 @@ def load(
     return load_comparisons([path], strong=strong, weak=weak)
 
 
-def loaded_labels(found: Loaded) -> Labels:
-    return found.comparisons.labels()
+def loaded_labels(loaded: Loaded) -> Labels:
+    return loaded.comparisons.labels()

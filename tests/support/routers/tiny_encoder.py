@@ -70,7 +70,7 @@ def weights(rng: np.random.Generator) -> dict[str, Floats]:
     def linear(name: str, rows: int, columns: int) -> dict[str, Any]:
         return {f"{name}.weight": draw(rows, columns), f"{name}.bias": draw(rows)}
 
-    found = {
+    actual = {
         "embeddings.word_embeddings.weight": draw(len(SPECIAL) + len(WORDS), SIZE),
         "embeddings.position_embeddings.weight": draw(POSITIONS, SIZE),
         "embeddings.token_type_embeddings.weight": draw(1, SIZE),
@@ -79,11 +79,11 @@ def weights(rng: np.random.Generator) -> dict[str, Floats]:
     for layer in range(LAYERS):
         name = f"encoder.layer.{layer}"
         for part in ("query", "key", "value"):
-            found |= linear(f"{name}.attention.self.{part}", SIZE, SIZE)
-        found |= linear(f"{name}.attention.output.dense", SIZE, SIZE) | norm(f"{name}.attention.output.LayerNorm")
-        found |= linear(f"{name}.intermediate.dense", WIDE, SIZE) | linear(f"{name}.output.dense", SIZE, WIDE)
-        found |= norm(f"{name}.output.LayerNorm")
-    return found
+            actual |= linear(f"{name}.attention.self.{part}", SIZE, SIZE)
+        actual |= linear(f"{name}.attention.output.dense", SIZE, SIZE) | norm(f"{name}.attention.output.LayerNorm")
+        actual |= linear(f"{name}.intermediate.dense", WIDE, SIZE) | linear(f"{name}.output.dense", SIZE, WIDE)
+        actual |= norm(f"{name}.output.LayerNorm")
+    return actual
 
 
 def texts(count: int, seed: int = 0, longest: int = 30) -> list[str]:

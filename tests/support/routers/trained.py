@@ -60,9 +60,9 @@ def run(
     database: Database, settings: Settings, trigger: RefitTrigger = RefitTrigger.SCHEDULE, **options: Any
 ) -> Refitted:
     """A re-fit that nothing stands in the way of."""
-    found = refit(database, settings, trigger=trigger, **options)
-    assert found is not None
-    return found
+    record = refit(database, settings, trigger=trigger, **options)
+    assert record is not None
+    return record
 
 
 def kept(database: Database) -> dict[str, int]:

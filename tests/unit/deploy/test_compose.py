@@ -19,9 +19,9 @@ OURS = {process.service: process for process in (MIGRATE, *PROCESSES)}
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict[str, Any]]:
-    found = yaml.safe_load(FILE.read_text())["services"]
-    assert isinstance(found, dict)
-    return found
+    actual = yaml.safe_load(FILE.read_text())["services"]
+    assert isinstance(actual, dict)
+    return actual
 
 
 def resolved(content: Any) -> str:

@@ -56,15 +56,15 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["deep" * 40, "a name; with #signs 100%"])
 def test_sockets_of_an_awkward_directory_lie_in_a_short_private_one(tmp_path: Path, name: str) -> None:
     root = tmp_path / name
-    found = socket_dir(root)
+    directory = socket_dir(root)
     try:
-        assert found == socket_dir(root) == hashed_dir(root)
-        assert found.stat().st_mode & 0o777 == 0o700
+        assert directory == socket_dir(root) == hashed_dir(root)
+        assert directory.stat().st_mode & 0o777 == 0o700
         with socket.socket(socket.AF_UNIX) as one:
-            one.bind(str(found / "supervisor.sock.4194304"))
+            one.bind(str(directory / "supervisor.sock.4194304"))
     finally:
         remove_sockets(root)
-    assert not found.exists()
+    assert not directory.exists()
 
 
 def test_two_directories_never_share_their_sockets(tmp_path: Path) -> None:

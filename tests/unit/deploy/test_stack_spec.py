@@ -19,10 +19,10 @@ from deploy.stack_spec import Options, choose_port, make_spec
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDir]:
     monkeypatch.chdir(tmp_path)
-    found = StateDir.make(tmp_path / "state")
-    (found.root / "routebatch.toml").write_text("")
-    yield found
-    remove_sockets(found.root)
+    actual = StateDir.make(tmp_path / "state")
+    (actual.root / "routebatch.toml").write_text("")
+    yield actual
+    remove_sockets(actual.root)
 
 
 FREE = Options(port=0, flower_port=0)

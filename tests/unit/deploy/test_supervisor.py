@@ -46,10 +46,10 @@ ENTRIES = [
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     state = StateDir.make(tmp_path / "state")
-    found = Supervisor(state)
-    found.start(ENTRIES, os.environ | {MARK: str(state.root), "SECRET": "do not tell"}, foreground=True)
-    yield found
-    found.stop(20)
+    actual = Supervisor(state)
+    actual.start(ENTRIES, os.environ | {MARK: str(state.root), "SECRET": "do not tell"}, foreground=True)
+    yield actual
+    actual.stop(20)
     end_orphans(state.root)
     remove_sockets(state.root)
 

@@ -21,12 +21,12 @@ CONFIGURATION = (ROOT / "docs" / "reference" / "configuration.md").read_text(enc
 
 def keys(model: type[BaseModel]) -> dict[str, str]:
     """Every key of a table and its default, as the page writes it."""
-    found = {}
+    actual = {}
     for name, key in model.model_fields.items():
         default = key.default if not isinstance(key.default, bool) else str(key.default).lower()
         plain = "none" if key.default is None or key.default == () else f"`{default}`"
-        found[name] = "required" if key.is_required() else plain
-    return found
+        actual[name] = "required" if key.is_required() else plain
+    return actual
 
 
 def documented(heading: str) -> dict[str, str]:

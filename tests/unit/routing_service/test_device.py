@@ -56,7 +56,7 @@ def test_threads_are_those_that_openmp_was_told(
     monkeypatch: pytest.MonkeyPatch, said: str, threads: int | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    found = device.threads()
+    actual = device.threads()
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert found == (threads or device.threads())
-    assert found >= 1
+    assert actual == (threads or device.threads())
+    assert actual >= 1

@@ -17,15 +17,15 @@ PROBLEMS = generate(60, seed=1)
 def verdicts(strong_first: bool = True, error: float = 0.0, bias: float = 0.0, right: int = 0) -> Counter[str]:
     """Of pairs of a right answer (off by `right`) and a wrong one."""
     config = SandboxConfig(judge_error=error, judge_bias=bias)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for problem in PROBLEMS:
         answers = [f"So it is {problem.answer + right}.", f"Answer: {problem.answer + 1}"]
         first, second = answers if strong_first else answers[::-1]
         parts = {"question": problem.prompt, "answer_a": first, "answer_b": second}
         reply = judged(config, template("pairwise-v1", PAIRWISE).messages(parts)[1]["content"])
         assert reply is not None
-        found[read_verdict(PAIRWISE, reply)] += 1
-    return found
+        counts[read_verdict(PAIRWISE, reply)] += 1
+    return counts
 
 
 def test_the_right_answer_is_preferred_wherever_it_stands() -> None:

@@ -30,8 +30,8 @@ def request(
     answer = connection.getresponse()
     content = answer.read()
     connection.close()
-    found = {name.lower(): value for name, value in answer.getheaders()}
-    return answer.status, found, json.loads(content) if content else None
+    actual = {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, actual, json.loads(content) if content else None
 
 
 def test_what_belongs_to_another_key_is_404(api: Api, client: OpenAI) -> None:

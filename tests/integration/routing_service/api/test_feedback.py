@@ -27,9 +27,9 @@ BETTER = '{"choices": [{"message": {"content": "It is 42."}}]}'
 
 
 def give(client: OpenAI, **body: Any) -> dict[str, Any]:
-    found = client.post("/feedback", cast_to=object, body=body)
-    assert isinstance(found, dict)
-    return found
+    response = client.post("/feedback", cast_to=object, body=body)
+    assert isinstance(response, dict)
+    return response
 
 
 def request_id(batch_id: str, line: int = 1) -> str:

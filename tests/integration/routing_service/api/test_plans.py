@@ -149,8 +149,8 @@ def _split(database: Database, batch_id: str, budget: int) -> dict[int, str]:
     line = np.array([row.line for row in rows])
     worst = max(-(-((row.input_bytes + 16) * 150_000_000 + 512 * 600_000_000) // 1_000_000) for row in rows)
     quality = quality.astype(np.float32)
-    found = Ranking.of(cost, quality, line, steps(cost, quality)).within(budget - worst)
-    return {row.line: ("weak", "strong")[model] for row, model in zip(rows, found.model.tolist(), strict=True)}
+    actual = Ranking.of(cost, quality, line, steps(cost, quality)).within(budget - worst)
+    return {row.line: ("weak", "strong")[model] for row, model in zip(rows, actual.model.tolist(), strict=True)}
 
 
 def test_the_budget_may_be_chosen_when_the_plan_is_approved(api: Api, client: OpenAI) -> None:

@@ -39,20 +39,20 @@ def test_an_idempotency_key_is_the_api_keys_own(api: Api, client: OpenAI) -> Non
 
 def test_creates_at_the_same_time_under_one_idempotency_key_give_one_batch(api: Api, client: OpenAI) -> None:
     file_id = upload(client)
-    found: list[str] = []
+    actual: list[str] = []
 
     def send() -> None:
         with api.client() as own:
-            found.append(create(own, file_id, extra_headers={"Idempotency-Key": "same"}).id)
+            actual.append(create(own, file_id, extra_headers={"Idempotency-Key": "same"}).id)
 
     threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8
-    assert set(found) == {b.id for b in client.batches.list().data}
-    assert len(set(found)) == 1
+    assert len(actual) == 8
+    assert set(actual) == {b.id for b in client.batches.list().data}
+    assert len(set(actual)) == 1
 
 
 def test_a_retried_create_returns_the_batch_of_the_last_minutes(client: OpenAI, database: Database) -> None:

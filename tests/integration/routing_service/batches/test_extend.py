@@ -187,14 +187,14 @@ def test_a_retry_that_is_sent_again_finds_its_continuation(api: Api, client: Ope
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k"}])
 def test_retries_at_the_same_time_make_one_continuation(api: Api, client: OpenAI, headers: dict[str, str]) -> None:
     first = completed(api, client)
-    found: list[str] = []
+    actual: list[str] = []
 
     def send() -> None:
         with api.client() as own:
             try:
-                found.append(ask(own, first, "retry", **headers).id)
+                actual.append(ask(own, first, "retry", **headers).id)
             except openai.ConflictError as error:
-                found.append(str(error.code))
+                actual.append(str(error.code))
 
     threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:
@@ -202,7 +202,7 @@ def test_retries_at_the_same_time_make_one_continuation(api: Api, client: OpenAI
     for thread in threads:
         thread.join()
     second = shown(client.batches.retrieve(first))["continued_by"]
-    assert sorted(found) == [second] * 8 if headers else sorted([second] + ["batch_continued"] * 7)
+    assert sorted(actual) == [second] * 8 if headers else sorted([second] + ["batch_continued"] * 7)
 
 
 def test_a_crash_before_the_lines_are_copied_costs_nothing(api: Api, client: OpenAI) -> None:
@@ -286,9 +286,9 @@ QUICK = {"idle_s": 0.3, "settle_interval_ms": 20}
 
 def limit_of(database: Database, batch_id: str) -> int:
     with database.transaction() as session:
-        found = session.scalar(text("select limit_nano from budgets where batch_id = :id"), {"id": batch_id})
-    assert isinstance(found, int)
-    return found
+        value = session.scalar(text("select limit_nano from budgets where batch_id = :id"), {"id": batch_id})
+    assert isinstance(value, int)
+    return value
 
 
 def add(database: Database, batch_id: str, usd: str) -> FakePublisher:

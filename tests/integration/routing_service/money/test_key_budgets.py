@@ -136,8 +136,8 @@ def test_verify_names_attempts_on_the_wrong_budget_and_attempts_that_lack_one(da
     day = stands(database, key.id)
     with database.transaction() as session:
         session.execute(text("update budgets set opened_at = opened_at + interval '1 hour' where kind = 'key'"))
-    (found,) = key.differences()
-    assert (found.what, found.stored, found.recomputed) == (
+    (actual,) = key.differences()
+    assert (actual.what, actual.stored, actual.recomputed) == (
         f"attempt {ticket.attempt_id} on its key's budget",
         day.reserved_nano,
         0,
@@ -145,8 +145,8 @@ def test_verify_names_attempts_on_the_wrong_budget_and_attempts_that_lack_one(da
     key.limit(Period.MONTH, NANO)
     with database.transaction() as session:
         session.execute(text("update budgets set opened_at = period_start where kind = 'key'"))
-    (found,) = key.differences()
-    assert (found.stored, found.recomputed) == (0, day.reserved_nano)
+    (actual,) = key.differences()
+    assert (actual.stored, actual.recomputed) == (0, day.reserved_nano)
 
 
 def test_batches_of_one_key_claim_at_once_without_deadlock_and_stay_under_every_limit(database: Database) -> None:

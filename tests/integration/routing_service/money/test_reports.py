@@ -189,13 +189,13 @@ def test_the_table_shows_a_row_a_batch_and_a_total(run: Run) -> None:
 def test_csv_and_json_hold_exact_decimals(run: Run) -> None:
     rows = list(csv.DictReader(io.StringIO(run("report", "costs", "--by", "model", "--format", "csv").stdout)))
     assert {row["model"]: row["cost_usd"] for row in rows} == {"strong": "0.001600000", "weak": "0.000081000"}
-    found = json.loads(run("report", "costs", "--by", "day", "--format", "json").stdout)
-    assert [(row["day"], row["cost_usd"]) for row in found] == [
+    printed = json.loads(run("report", "costs", "--by", "day", "--format", "json").stdout)
+    assert [(row["day"], row["cost_usd"]) for row in printed] == [
         ("2026-11-21", "0.000027000"),
         ("2026-11-20", "0.001654000"),
     ]
-    found = json.loads(run("report", "costs", "--batch", "batch_b", "--format", "json").stdout)
-    assert [(row["batch_id"], row["created_at"][:10]) for row in found] == [("batch_b", "2026-11-21")]
+    printed = json.loads(run("report", "costs", "--batch", "batch_b", "--format", "json").stdout)
+    assert [(row["batch_id"], row["created_at"][:10]) for row in printed] == [("batch_b", "2026-11-21")]
 
 
 @pytest.mark.parametrize("view", ["cost_by_batch", "cost_by_model_day", "savings_by_batch", "cost_by_key_period"])
@@ -237,7 +237,7 @@ def test_the_ledger_check_passes_and_then_finds_a_balance_that_was_changed(run: 
         session.execute(text("update budgets set settled_nano = settled_nano + 5 where batch_id = 'batch_a'"))
     result = run("ledger", "verify", "--json")
     assert result.exit_code == 1
-    settled = next(found for found in json.loads(result.stdout) if found["what"] == "settled")
+    settled = next(actual for actual in json.loads(result.stdout) if actual["what"] == "settled")
     assert settled["stored"] - settled["recomputed"] == 5
     assert "settled" in run("ledger", "verify").stdout
 

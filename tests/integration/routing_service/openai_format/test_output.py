@@ -53,9 +53,9 @@ def content(database: Database, batch_id: str, *, errors: bool = False) -> list[
     with database.transaction() as session:
         lines, size = file_bytes(session, batch_id, errors=errors)
     assert (whole.decode().splitlines(), len(whole)) == (whole.decode().split("\n")[:-1], size)
-    found = [json.loads(line) for line in whole.decode().splitlines()]
-    assert len(found) == lines
-    return found
+    actual = [json.loads(line) for line in whole.decode().splitlines()]
+    assert len(actual) == lines
+    return actual
 
 
 def test_an_answer_carries_the_upstreams_body_and_why_it_went_there(client: OpenAI, database: Database) -> None:
@@ -108,9 +108,9 @@ def test_failures_say_what_happened(client: OpenAI, database: Database) -> None:
         answered(7),
     ]
     put(database, batch_id, rows)
-    found = content(database, batch_id, errors=True)
-    assert [line["custom_id"] for line in found] == [f"c-{n}" for n in range(1, 7)]
-    assert [line["error"] and line["error"]["code"] for line in found] == [
+    actual = content(database, batch_id, errors=True)
+    assert [line["custom_id"] for line in actual] == [f"c-{n}" for n in range(1, 7)]
+    assert [line["error"] and line["error"]["code"] for line in actual] == [
         None,
         None,
         "connection_error",
@@ -118,12 +118,12 @@ def test_failures_say_what_happened(client: OpenAI, database: Database) -> None:
         "batch_cancelled",
         "budget_exhausted",
     ]
-    assert all(line["error"]["message"] for line in found[2:])
-    assert [line["response"] is None for line in found] == [False, False, True, True, True, True]
-    assert found[0]["response"]["status_code"] == 400
-    assert found[0]["response"]["body"] == json.loads(error)
+    assert all(line["error"]["message"] for line in actual[2:])
+    assert [line["response"] is None for line in actual] == [False, False, True, True, True, True]
+    assert actual[0]["response"]["status_code"] == 400
+    assert actual[0]["response"]["body"] == json.loads(error)
     expected = {"message": 'say "no"', "type": "upstream_error", "param": None, "code": "overloaded"}
-    assert found[1]["response"]["body"] == {"error": expected}
+    assert actual[1]["response"]["body"] == {"error": expected}
 
 
 def test_a_line_is_never_broken_by_what_a_model_or_a_client_wrote(client: OpenAI, database: Database) -> None:
@@ -140,8 +140,8 @@ def test_costs_are_exact_decimals(client: OpenAI, database: Database) -> None:
     batch_id = create(client).id
     costs = {0: "0.00", 1: "0.000000001", 5_000_000_000: "5.00", 1_230_000_000: "1.23", 100_000_000: "0.10"}
     put(database, batch_id, [answered(n, cost_nano=cost) for n, cost in enumerate(costs, start=1)])
-    found = [line["response"]["routing"]["cost_usd"] for line in content(database, batch_id)]
-    assert found == list(costs.values())
+    actual = [line["response"]["routing"]["cost_usd"] for line in content(database, batch_id)]
+    assert actual == list(costs.values())
 
 
 def test_files_longer_than_a_page_come_whole_and_in_order(client: OpenAI, database: Database) -> None:
@@ -152,8 +152,8 @@ def test_files_longer_than_a_page_come_whole_and_in_order(client: OpenAI, databa
     rows = [answered(n, response=large if n in (1, 3, 4, lines) else BODY) for n in range(1, lines + 1)]
     rows[1] = failed(2, RequestState.EXPIRED)
     put(database, batch_id, rows)
-    found = [line["custom_id"] for line in content(database, batch_id)]
-    assert found == [f"c-{n}" for n in range(1, lines + 1) if n != 2]
+    actual = [line["custom_id"] for line in content(database, batch_id)]
+    assert actual == [f"c-{n}" for n in range(1, lines + 1) if n != 2]
     assert [line["custom_id"] for line in content(database, batch_id, errors=True)] == ["c-2"]
 
 

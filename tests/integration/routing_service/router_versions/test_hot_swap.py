@@ -99,8 +99,8 @@ def test_promotion_reaches_a_running_worker_and_a_batch_keeps_its_version(
     # By a worker that never saw the first version serve.
     assert score(database, settings, price_book(settings), other, straddling, RANGE + 1)
     assert [rates(database, batch_id) for batch_id in (first, straddling, after)] == [[0.6] * 4, [0.6] * 8, [0.8] * 4]
-    found = [batch_of(database, batch_id) for batch_id in (first, straddling, after)]
-    assert [(batch.router, batch.router_version_id) for batch in found] == [
+    actual = [batch_of(database, batch_id) for batch_id in (first, straddling, after)]
+    assert [(batch.router, batch.router_version_id) for batch in actual] == [
         (f"version-{low}", low),
         (f"version-{low}", low),
         (f"version-{high}", high),
@@ -266,8 +266,8 @@ def test_clients_name_a_version_and_see_which_one_routed_their_batch(
         shown = [routing(client.batches.retrieve(batch_id)) for batch_id in (named, unnamed)]
         with pytest.raises(BadRequestError, match="no router 'version-99'") as refused:
             create(client, extra_body=by("version-99"))
-    found = [(seen["router"], seen["router_version"]) for seen in shown]
-    assert found == [(f"version-{high}", high), (f"version-{low}", low)]
+    actual = [(seen["router"], seen["router_version"]) for seen in shown]
+    assert actual == [(f"version-{high}", high), (f"version-{low}", low)]
     assert (refused.value.code, refused.value.param) == ("router_not_found", "routing.router")
 
 
@@ -287,7 +287,7 @@ def test_a_continuation_of_a_batch_that_named_no_router_takes_the_version_of_now
     api: Api, client: OpenAI, settings: Settings, versions: tuple[int, int]
 ) -> None:
     activate(api.database, versions[0])
-    found = []
+    actual = []
     for router in ("auto", f"version-{versions[0]}"):
         first = create(client, upload(client, chat_file(RANGE)), extra_body=by(router)).id
         ingest(api.database, settings, price_book(settings), first)
@@ -298,5 +298,5 @@ def test_a_continuation_of_a_batch_that_named_no_router_takes_the_version_of_now
                 {"id": first},
             )
         batch = batch_of(api.database, ask(client, first, "retry", "1").id)
-        found.append((batch.router, batch.router_version_id))
-    assert found == [("auto", None), (f"version-{versions[0]}", versions[0])]
+        actual.append((batch.router, batch.router_version_id))
+    assert actual == [("auto", None), (f"version-{versions[0]}", versions[0])]

@@ -82,10 +82,10 @@ def test_only_one_fits_at_a_time(database: Database) -> None:
 
 
 def test_a_look_is_scheduled_and_some_worker_takes_it() -> None:
-    found = configuration(make_settings(score={"fit_lengths_s": 30}))
-    entry = found["beat_schedule"]["fit_lengths"]
+    actual = configuration(make_settings(score={"fit_lengths_s": 30}))
+    entry = actual["beat_schedule"]["fit_lengths"]
     assert (entry["schedule"], entry["task"]) == (30, fit_lengths_task.name)
-    queue = found["task_routes"][entry["task"]]["queue"]
+    queue = actual["task_routes"][entry["task"]]["queue"]
     assert any(queue in worker.argv[worker.argv.index("--queues") + 1].split(",") for worker in WORKERS)
 
 

@@ -62,15 +62,15 @@ def test_an_openai_batch_file_is_uploaded_byte_for_byte(directory: Path, start: 
 
 
 def test_prompts_and_messages_in_json_lines_keep_ids_parameters_and_routing(directory: Path) -> None:
-    found = convert(
+    records = convert(
         directory,
         '{"prompt":"one","custom_id":"x","max_tokens":9,"temperature":0}\n'
         "\n"
         '{"messages":[{"role":"user","content":"two"}],"custom_id":7,"routing":{"model":"weak"}}\n'
         '{"prompt":"three","model":"strong"}\n',
     )
-    assert found.format == "jsonl"
-    assert found.lines[0] == {
+    assert records.format == "jsonl"
+    assert records.lines[0] == {
         "custom_id": "x",
         "method": "POST",
         "url": "/v1/chat/completions",
@@ -81,35 +81,35 @@ def test_prompts_and_messages_in_json_lines_keep_ids_parameters_and_routing(dire
             "messages": [{"role": "user", "content": "one"}],
         },
     }
-    assert found.lines[1]["custom_id"] == "7"
-    assert found.lines[1]["routing"] == {"model": "weak"}
-    assert found.lines[2]["body"]["model"] == "strong"
-    assert found.ids[2] == "line-4"
-    assert found.sources == [1, 3, 4]
+    assert records.lines[1]["custom_id"] == "7"
+    assert records.lines[1]["routing"] == {"model": "weak"}
+    assert records.lines[2]["body"]["model"] == "strong"
+    assert records.ids[2] == "line-4"
+    assert records.sources == [1, 3, 4]
 
 
 def test_keys_that_are_no_chat_parameters_are_ignored_and_said_so(directory: Path) -> None:
-    found = convert(directory, '{"prompt":"a","topic":"t"}\n{"prompt":"b","topic":"t","url":"u"}\n')
-    assert found.prompts == ["a", "b"]
-    assert [note.split(":")[0] for note in found.notes] == ["ignored `topic` in 2 lines", "ignored `url` in 1 lines"]
+    records = convert(directory, '{"prompt":"a","topic":"t"}\n{"prompt":"b","topic":"t","url":"u"}\n')
+    assert records.prompts == ["a", "b"]
+    assert [note.split(":")[0] for note in records.notes] == ["ignored `topic` in 2 lines", "ignored `url` in 1 lines"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_takes_the_prompt_column_with_quotes_and_line_breaks(directory: Path, delimiter: str) -> None:
     rows = [["topic", " Prompt ", "custom_id"], ["t", '"two\nlines"', "a"], [], ["t", '"a, ""b""; c"', ""]]
-    found = convert(directory, "\r\n".join(delimiter.join(row) for row in rows))
-    assert found.format == "csv"
-    assert found.prompts == ["two\nlines", 'a, "b"; c']
-    assert found.ids == ["a", "line-5"]
-    assert found.sources == [2, 5]
+    records = convert(directory, "\r\n".join(delimiter.join(row) for row in rows))
+    assert records.format == "csv"
+    assert records.prompts == ["two\nlines", 'a, "b"; c']
+    assert records.ids == ["a", "line-5"]
+    assert records.sources == [2, 5]
 
 
 def test_text_is_a_prompt_a_line_without_blank_ones(directory: Path) -> None:
-    found = convert(directory, "first\n\n  \nsécond\r\nlast", "prompts.txt")
-    assert found.format == "text"
-    assert found.prompts == ["first", "sécond", "last"]
-    assert found.ids == ["line-1", "line-4", "line-5"]
-    assert found.name == "prompts.jsonl"
+    records = convert(directory, "first\n\n  \nsécond\r\nlast", "prompts.txt")
+    assert records.format == "text"
+    assert records.prompts == ["first", "sécond", "last"]
+    assert records.ids == ["line-1", "line-4", "line-5"]
+    assert records.name == "prompts.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_a_batch_that_failed_validation_counts_its_errors(api: FakeApi) -> None:
 
 def test_list_pages_up_to_the_limit(api: FakeApi) -> None:
     api.listed = [completed(id=f"batch_{number}") for number in range(250)]
-    found = json.loads(run("list", "--limit", "230", "--json").stdout)
-    assert [listed["id"] for listed in found] == [f"batch_{number}" for number in range(230)]
+    printed = json.loads(run("list", "--limit", "230", "--json").stdout)
+    assert [listed["id"] for listed in printed] == [f"batch_{number}" for number in range(230)]
     table = run("list", "--limit", "3").stdout
     assert "batch_2" in table
     assert "batch_3" not in table

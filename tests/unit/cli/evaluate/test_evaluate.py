@@ -37,7 +37,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def found(*arguments: str) -> dict[str, Any]:
+def printed(*arguments: str) -> dict[str, Any]:
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     value = json.loads(result.stdout)
@@ -58,7 +58,7 @@ def gsm8k() -> None:
 
 def test_routers_stand_side_by_side_with_baselines_and_published_figures() -> None:
     mmlu()
-    result = found("evaluate", "--router", "gain", "--router", "random", "--benchmark", "mmlu", "--data", ".")
+    result = printed("evaluate", "--router", "gain", "--router", "random", "--benchmark", "mmlu", "--data", ".")
     (measured,) = result["benchmarks"]
     assert (measured["prompts"], measured["all_weak"], measured["all_strong"]) == (12, 0.5, 1)
     assert [line["name"] for line in measured["routers"]] == ["gain", "random"]
@@ -87,7 +87,7 @@ def test_tables_mark_what_is_published_and_show_dollars_where_costs_are_known() 
 def test_what_a_router_was_fitted_on_is_left_out() -> None:
     mmlu()
     Path("known.csv").write_text(table([HEADER, ["PROVE  theorem 1", 1, 0], ["other", 1, 1]]))
-    result = found("evaluate", "--router", "random", "--benchmark", "mmlu", "--data", ".", "--leave-out", "known.csv")
+    result = printed("evaluate", "--router", "random", "--benchmark", "mmlu", "--data", ".", "--leave-out", "known.csv")
     (measured,) = result["benchmarks"]
     assert (measured["prompts"], measured["left_out"]) == (11, 1)
 
@@ -157,10 +157,10 @@ def test_similarity_of_a_file_and_an_evaluation_set() -> None:
     encoder = str(write_encoder(Path("encoder")))
     Path("mmlu.csv").write_text(table([HEADER, ["w1 w2 w3", 1, 0], ["w4 w5", 1, 0]]))
     Path("a.txt").write_text("w1 w2 w3\nw30 w31\n")
-    same = found("similarity", "mmlu", "mmlu.csv", "--data", ".", "--encoder", encoder)
+    same = printed("similarity", "mmlu", "mmlu.csv", "--data", ".", "--encoder", encoder)
     assert same["similarity"] == pytest.approx(1, abs=1e-3)
     assert same["published"] == {"arena": 0.4823, "arena_and_more": 0.5678}
-    other = found("similarity", "a.txt", "mmlu", "--data", ".", "--encoder", encoder)
+    other = printed("similarity", "a.txt", "mmlu", "--data", ".", "--encoder", encoder)
     assert (other["prompts_a"], other["prompts_b"], other["share_same"]) == (2, 2, 0.5)
     assert 0 < other["similarity"] < 0.999
     assert other["published"] is None
@@ -185,7 +185,7 @@ def labels() -> None:
 
 
 def trained(*arguments: str) -> dict[str, Any]:
-    return found("train", "gain", "--comparisons", "labels.csv", "--output", "router", *arguments)
+    return printed("train", "gain", "--comparisons", "labels.csv", "--output", "router", *arguments)
 
 
 def test_training_leaves_out_what_evaluation_sets_hold_and_says_so_in_the_artifact() -> None:

@@ -23,17 +23,17 @@ RATES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60)
 
 @given(RATES, SHARE)
 def test_a_cut_sends_what_it_says_and_no_other_cut_comes_nearer_from_below(rates: list[float], share: float) -> None:
-    found = np.array(rates, np.float32).astype(np.float64)
+    actual = np.array(rates, np.float32).astype(np.float64)
     cut, following = WinRates(rates).cut(share)
     assert 0 <= cut.threshold <= 1
-    assert int((found >= cut.threshold).sum()) == cut.strong
-    reachable = {0, *(int((found >= rate).sum()) for rate in found)}
-    if found.max() == 1:
+    assert int((actual >= cut.threshold).sum()) == cut.strong
+    reachable = {0, *(int((actual >= rate).sum()) for rate in actual)}
+    if actual.max() == 1:
         reachable.discard(0)
     below = [count for count in reachable if count <= share * len(rates) + 1e-6]
     assert cut.strong == (max(below) if below else min(reachable))
     if following is not None:
-        assert int((found >= following.threshold).sum()) == following.strong
+        assert int((actual >= following.threshold).sum()) == following.strong
         assert following.strong == min(count for count in reachable if count > cut.strong)
         assert following.share > share - 1e-6
 
@@ -111,9 +111,14 @@ def calibrate(prompts: list[str], *arguments: str) -> Result:
 
 def test_several_shares_are_found_at_once_and_printed_as_json_alone(router: LengthRouter) -> None:
     result = calibrate(["a", "aa", "aaa", "aaaa"], "--strong-share", "0.5", "--strong-share", "0.25", "--json")
-    found = json.loads(result.stdout)
-    assert (found["router"], found["strong"], found["weak"], found["prompts"]) == ("length", "strong", "weak", 4)
-    half, quarter = found["thresholds"]
+    printed = json.loads(result.stdout)
+    assert (printed["router"], printed["strong"], printed["weak"], printed["prompts"]) == (
+        "length",
+        "strong",
+        "weak",
+        4,
+    )
+    half, quarter = printed["thresholds"]
     assert (half["strong_share"], half["share"], half["prompts"], half["next"]) == (0.5, 0.5, 2, None)
     assert 0.6 < half["threshold"] <= 0.65  # of win rates .55, .6, .65 and .7
     assert (quarter["share"], quarter["prompts"]) == (0.25, 1)

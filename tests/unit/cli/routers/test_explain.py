@@ -26,8 +26,8 @@ def explain(*arguments: str, stdin: str | bytes | None = None, router: str = "le
 
 
 def test_json_is_what_the_router_says() -> None:
-    found = json.loads(explain("--prompt", "one three", "--json").stdout)
-    assert found == LengthRouter().explain("one three")
+    printed = json.loads(explain("--prompt", "one three", "--json").stdout)
+    assert printed == LengthRouter().explain("one three")
 
 
 def test_tables_show_figures_lists_and_what_is_nested_in_them_as_plain_text() -> None:
@@ -41,16 +41,16 @@ def test_tables_show_figures_lists_and_what_is_nested_in_them_as_plain_text() ->
 
 
 def test_a_prompt_is_read_from_stdin_whole() -> None:
-    found = json.loads(explain("--prompt", "-", "--json", stdin="two\nlines").stdout)
-    assert [word["word"] for word in found["words"]] == ["two", "lines"]
+    printed = json.loads(explain("--prompt", "-", "--json", stdin="two\nlines").stdout)
+    assert [word["word"] for word in printed["words"]] == ["two", "lines"]
     assert explain("--prompt", "-", stdin=b"\xff").exit_code == 1
 
 
 def test_the_router_that_ships_and_the_random_one_explain_themselves() -> None:
     for name in ("gain", "random"):
-        found = json.loads(explain("--prompt", "What is 3 + 4?", "--json", router=name).stdout)
-        assert found["router"] == name
-        assert 0 <= found["win_rate"] <= 1
+        printed = json.loads(explain("--prompt", "What is 3 + 4?", "--json", router=name).stdout)
+        assert printed["router"] == name
+        assert 0 <= printed["win_rate"] <= 1
         assert explain("--prompt", "What is 3 + 4?", router=name).exit_code == 0
 
 

@@ -47,8 +47,8 @@ def test_weights_become_an_artifact_that_loads() -> None:
 
 
 def test_json_alone_on_stdout() -> None:
-    found = json.loads(run("mf", "weights", "--output", "out", "--json").stdout)
-    assert (found["method"], found["output"], found["metadata"]["seed"]) == ("gain", "out", 0)
+    printed = json.loads(run("mf", "weights", "--output", "out", "--json").stdout)
+    assert (printed["method"], printed["output"], printed["metadata"]["seed"]) == ("gain", "out", 0)
 
 
 def test_what_cannot_be_imported_is_refused_and_nothing_is_written() -> None:

@@ -195,9 +195,9 @@ def test_the_input_is_not_overwritten(router: LengthRouter) -> None:
 def test_the_router_that_ships_scores_the_examples() -> None:
     examples = EXAMPLES
     result = CliRunner().invoke(main, ["score", str(examples / "prompts.csv"), "--router", "gain"])
-    found = rows(result.stdout)
-    assert len(found) == 10
-    for row in found:
+    actual = rows(result.stdout)
+    assert len(actual) == 10
+    for row in actual:
         assert 0 < float(row["win_rate"]) < 1
         assert float(row["expected_gain"]) == pytest.approx(2 * float(row["win_rate"]) - 1, abs=2e-6)
         assert float(row["std"]) > 0
@@ -207,8 +207,8 @@ def test_prompts_of_any_length_and_script_get_a_finite_score_each() -> None:
     odd = ["x" * 100_000, "一个正方形的面积", "a\nb", "a\u2028b", '"quoted", twice', "\ud83d\ude00", ""]
     lines = "".join(json.dumps({"body": {"messages": [{"role": "user", "content": text}]}}) + "\n" for text in odd)
     result = CliRunner().invoke(main, ["score", "-", "--router", "gain"], input=lines)
-    found = rows(result.stdout)
-    assert len(found) == len(odd)
-    for row in found:
+    actual = rows(result.stdout)
+    assert len(actual) == len(odd)
+    for row in actual:
         assert 0 <= float(row["win_rate"]) <= 1
         assert 0 < float(row["std"]) <= 1

@@ -84,16 +84,16 @@ def test_the_same_seed_gives_the_same_artifact() -> None:
 def test_json_alone_on_stdout_says_what_was_counted_and_measured() -> None:
     labels = outcomes(count=200, extra="no label,,1\n")
     result = train("--comparisons", labels, "--hold-out", "0.3", "--json")
-    found = json.loads(result.stdout)
-    assert (found["method"], found["output"], found["seed"]) == ("gain", "router", 0)
-    counted = found["counted"]
+    printed = json.loads(result.stdout)
+    assert (printed["method"], printed["output"], printed["seed"]) == ("gain", "router", 0)
+    counted = printed["counted"]
     assert {name: counted[name] for name in counted if counted[name]} == {"rows": 201, "used": 200, "bad": 1}
-    assert found["bad"] == [{"file": "labels.csv", "row": 202, "reason": "`strong_correct` is missing"}]
-    assert found["held_out"]["apgr"] > 0.7
-    assert 30 < found["held_out"]["prompts"] < 90
-    data = found["metadata"]["data"]
-    assert len(data["fingerprint"]) == len(found["fingerprint"]) == 64
-    assert data["rows"] == 200 - found["held_out"]["prompts"]
+    assert printed["bad"] == [{"file": "labels.csv", "row": 202, "reason": "`strong_correct` is missing"}]
+    assert printed["held_out"]["apgr"] > 0.7
+    assert 30 < printed["held_out"]["prompts"] < 90
+    data = printed["metadata"]["data"]
+    assert len(data["fingerprint"]) == len(printed["fingerprint"]) == 64
+    assert data["rows"] == 200 - printed["held_out"]["prompts"]
     assert "left out: labels.csv, line 202: `strong_correct` is missing" in result.stderr
 
 
@@ -126,14 +126,14 @@ def test_models_are_named_where_rows_name_them() -> None:
 
 
 def test_a_method_for_any_pair_needs_none_named_and_takes_all_models(fake: str) -> None:
-    found = json.loads(train("--comparisons", pairs(), "--json", method=fake).stdout)
-    assert (found["counted"]["used"], found["counted"]["other_models"]) == (60, 0)
-    assert found["metadata"]["data"] == {"fingerprint": found["fingerprint"], "rows": 60}
+    printed = json.loads(train("--comparisons", pairs(), "--json", method=fake).stdout)
+    assert (printed["counted"]["used"], printed["counted"]["other_models"]) == (60, 0)
+    assert printed["metadata"]["data"] == {"fingerprint": printed["fingerprint"], "rows": 60}
     named = json.loads(
         train("--comparisons", "pairs.jsonl", "--strong", "big", "--weak", "small", "--json", method=fake).stdout
     )
     assert (named["counted"]["used"], named["counted"]["other_models"]) == (60, 40)
-    assert named["fingerprint"] != found["fingerprint"]
+    assert named["fingerprint"] != printed["fingerprint"]
 
 
 def test_what_is_held_out_is_measured_on_the_pair(fake: str) -> None:
@@ -141,8 +141,8 @@ def test_what_is_held_out_is_measured_on_the_pair(fake: str) -> None:
     unnamed = train(*arguments, method=fake)
     assert unnamed.exit_code == 1
     assert "big / other (20 rows)" in unnamed.stderr
-    found = json.loads(train(*arguments, "--strong", "big", "--weak", "small", method=fake).stdout)
-    assert 3 < found["held_out"]["prompts"] < 16  # of the 20 that compare the two
+    printed = json.loads(train(*arguments, "--strong", "big", "--weak", "small", method=fake).stdout)
+    assert 3 < printed["held_out"]["prompts"] < 16  # of the 20 that compare the two
 
 
 def test_models_that_the_data_do_not_know_are_named(fake: str) -> None:
@@ -257,8 +257,8 @@ class Options:
 
 def test_options_are_read_by_their_types() -> None:
     assert parse_options(Options, []) == Options()
-    found = parse_options(Options, ["size=7", "rate=1e-3", "on=TRUE", "kind=a=b", "limit=3"])
-    assert found == Options(7, 0.001, True, "a=b", 3)
+    options = parse_options(Options, ["size=7", "rate=1e-3", "on=TRUE", "kind=a=b", "limit=3"])
+    assert options == Options(7, 0.001, True, "a=b", 3)
     assert parse_options(Options, ["limit=none"]).limit is None
 
 
@@ -312,9 +312,9 @@ def test_battles_become_labels_by_tier() -> None:
     Path("battles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = train("--comparisons", "battles.jsonl", "--by-tier", "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert (sorted(found["tiers"]["strong"]), found["tiers"]["weak"]) == (["first", "second"], ["third"])
-    assert (found["counted"]["used"], found["counted"]["other_models"]) == (180, 120)
+    printed = json.loads(result.stdout)
+    assert (sorted(printed["tiers"]["strong"]), printed["tiers"]["weak"]) == (["first", "second"], ["third"])
+    assert (printed["counted"]["used"], printed["counted"]["other_models"]) == (180, 120)
     assert "third" in train("--comparisons", "battles.jsonl", "--by-tier").stdout
     hard, easy = scored("router", "prove the theorem", "name a colour of it")
     assert float(hard.split(",")[1]) > float(easy.split(",")[1]) + 0.2

@@ -50,18 +50,18 @@ def cached(directory: Path, encoder: CountingEncoder, max_bytes: int = ROOM) -> 
 def test_a_text_is_encoded_once_over_calls_and_processes(tmp_path: Path) -> None:
     first, second = CountingEncoder(), CountingEncoder()
     texts = [f"text {n}" for n in range(1200)]
-    found = cached(tmp_path, first).encode(texts)
+    vectors = cached(tmp_path, first).encode(texts)
     again = cached(tmp_path, second).encode([*texts, "new"])
     assert len(first.asked) == 1200
     assert second.asked == ["new"]
-    assert (again[:-1] == found).all()
+    assert (again[:-1] == vectors).all()
 
 
 def test_a_text_that_comes_twice_in_a_call_is_encoded_once(tmp_path: Path) -> None:
     encoder = CountingEncoder()
-    found = cached(tmp_path, encoder).encode(["a", "b", "a", "a"])
+    vectors = cached(tmp_path, encoder).encode(["a", "b", "a", "a"])
     assert encoder.asked == ["a", "b"]
-    assert (found[[2, 3]] == found[0]).all()
+    assert (vectors[[2, 3]] == vectors[0]).all()
 
 
 def test_vectors_are_the_same_with_a_cache_and_without(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_vectors_are_the_same_with_a_cache_and_without(tmp_path: Path) -> None:
 
 def test_encoders_do_not_see_each_others_vectors(tmp_path: Path) -> None:
     one, other = CountingEncoder("one"), CountingEncoder("other")
-    found = cached(tmp_path, one).encode(["a"])
-    assert not np.allclose(cached(tmp_path, other).encode(["a"]), found)
+    vectors = cached(tmp_path, one).encode(["a"])
+    assert not np.allclose(cached(tmp_path, other).encode(["a"]), vectors)
     assert other.asked == ["a"]
 
 
@@ -129,12 +129,12 @@ def test_a_place_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: 
 def test_a_row_of_other_bytes_is_encoded_again(tmp_path: Path) -> None:
     encoder = CountingEncoder()
     made = cached(tmp_path, encoder)
-    found = made.encode(["a", "b"])
+    vectors = made.encode(["a", "b"])
     with sqlite3.connect(tmp_path / "embeddings.sqlite3") as file:
         nan = np.full(SIZE, np.nan, np.float16).tobytes()
         file.execute("update vectors set vector = iif(key = (select min(key) from vectors), x'00', ?)", (nan,))
     file.close()
-    assert (made.encode(["a", "b"]) == found).all()
+    assert (made.encode(["a", "b"]) == vectors).all()
     assert encoder.asked == ["a", "b", "a", "b"]
 
 
@@ -142,11 +142,11 @@ def test_a_row_of_other_bytes_is_encoded_again(tmp_path: Path) -> None:
 def test_a_row_of_no_bytes_is_encoded_again(tmp_path: Path, value: object) -> None:
     encoder = CountingEncoder()
     made = cached(tmp_path, encoder)
-    found = made.encode(["a"])
+    vectors = made.encode(["a"])
     with sqlite3.connect(tmp_path / "embeddings.sqlite3") as file:
         file.execute("update vectors set vector = ?", (value,))
     file.close()
-    assert (made.encode(["a"]) == found).all()
+    assert (made.encode(["a"]) == vectors).all()
     assert encoder.asked == ["a", "a"]
 
 

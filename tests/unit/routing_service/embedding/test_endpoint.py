@@ -86,9 +86,9 @@ def encoder(url: str | None, waits: list[float] | None = None, **embedding: Any)
 
 def test_vectors_come_in_the_order_of_the_texts_with_length_one(endpoint: Endpoint) -> None:
     some = ["x" * n for n in range(1, 60)]
-    found = encoder(endpoint.url).encode(some)
-    assert found[:, 0] / found[:, 1] == pytest.approx(np.arange(1, 60), rel=1e-5)
-    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(59))
+    vectors = encoder(endpoint.url).encode(some)
+    assert vectors[:, 0] / vectors[:, 1] == pytest.approx(np.arange(1, 60), rel=1e-5)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(59))
     assert endpoint.bodies[1]["model"] == "e5"
 
 
@@ -101,9 +101,9 @@ def test_a_call_holds_no_more_than_a_minibatch(endpoint: Endpoint) -> None:
 
 
 def test_empty_texts_are_not_sent_and_are_zero(endpoint: Endpoint) -> None:
-    found = encoder(endpoint.url).encode(["", "a", "  "])
+    vectors = encoder(endpoint.url).encode(["", "a", "  "])
     assert endpoint.texts == ["a"]
-    assert not found[[0, 2]].any()
+    assert not vectors[[0, 2]].any()
 
 
 @pytest.mark.parametrize("text", ["begin " + "x" * 100_000 + " end", "begin " + "🧪" * 9999 + " end"])
@@ -224,6 +224,6 @@ def test_an_endpoint_without_an_address_or_its_key_is_refused(endpoint: Endpoint
 def test_its_vectors_are_cached(endpoint: Endpoint, tmp_path: Path) -> None:
     settings = Settings(embedding=EmbeddingSettings(base_url=endpoint.url, encoder="endpoint:e5", cache=tmp_path))
     made = make_encoder(settings)
-    found = made.encode(["a", "bb"])
-    assert (made.encode(["bb", "a"]) == found[::-1]).all()
+    vectors = made.encode(["a", "bb"])
+    assert (made.encode(["bb", "a"]) == vectors[::-1]).all()
     assert endpoint.texts == ["a", "bb"]

@@ -31,8 +31,8 @@ TOKENS = 32
 
 def encoder(directory: Path, precision: Precision = "int8", minibatch: int = 128, tokens: int = TOKENS) -> LocalEncoder:
     def load(files: object) -> Forward:
-        found = find_model(str(directory))
-        return load_int8(found, minibatch) if precision == "int8" else load_torch(found, "cpu", minibatch)
+        model = find_model(str(directory))
+        return load_int8(model, minibatch) if precision == "int8" else load_torch(model, "cpu", minibatch)
 
     return LocalEncoder(Spec("local", str(directory), precision, tokens), find_model(str(directory)), load)
 
@@ -54,11 +54,11 @@ def exact(directory: Path) -> LocalEncoder:
 
 def test_vectors_have_length_one_and_come_in_the_order_of_the_texts(int8: LocalEncoder) -> None:
     some = texts(40)
-    found = int8.encode(some)
-    assert found.shape == (40, SIZE)
-    assert found.dtype == np.float32
-    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(40), abs=1e-5)
-    assert int8.encode(some[::-1])[::-1] == pytest.approx(found, abs=1e-5)
+    vectors = int8.encode(some)
+    assert vectors.shape == (40, SIZE)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(40), abs=1e-5)
+    assert int8.encode(some[::-1])[::-1] == pytest.approx(vectors, abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["int8", "exact"])
@@ -107,27 +107,27 @@ def test_another_pooling_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_text_is_the_zero_vector(int8: LocalEncoder) -> None:
-    found = int8.encode(["", "w1", " \n\t"])
-    assert not found[[0, 2]].any()
-    assert np.linalg.norm(found[1]) == pytest.approx(1)
+    vectors = int8.encode(["", "w1", " \n\t"])
+    assert not vectors[[0, 2]].any()
+    assert np.linalg.norm(vectors[1]) == pytest.approx(1)
     assert int8.encode([]).shape == (0, SIZE)
 
 
 @pytest.mark.parametrize("text", ["w1 " * 50_000, "x" * 1_000_000, "\ud800 w1", "\0", "ʼń﷽" * 999, "🧪" * 100_000])
 def test_no_text_breaks_an_encoder(int8: LocalEncoder, text: str) -> None:
-    found = int8.encode([text, "w2"])
-    assert np.isfinite(found).all()
-    assert found[1] == pytest.approx(int8.encode(["w2"])[0], abs=1e-5)
+    vectors = int8.encode([text, "w2"])
+    assert np.isfinite(vectors).all()
+    assert vectors[1] == pytest.approx(int8.encode(["w2"])[0], abs=1e-5)
 
 
 def test_of_a_long_text_head_and_tail_are_read_and_it_is_counted(directory: Path) -> None:
     made = encoder(directory)
     head, tail = ["w1", "w2"] * 11 + ["w3"], ["w4"] * 7  # 23 + 7 words beside two special tokens
-    found = made.encode([" ".join(head + ["w9"] * n + tail) for n in (0, 1, 5_000)])
+    vectors = made.encode([" ".join(head + ["w9"] * n + tail) for n in (0, 1, 5_000)])
     assert made.shortened == 2
-    assert found[1] == pytest.approx(found[2], abs=1e-5)
+    assert vectors[1] == pytest.approx(vectors[2], abs=1e-5)
     changed = made.encode([" ".join([*head, "w9", *tail[:-1], "w5"])])
-    assert changed[0] != pytest.approx(found[1], abs=1e-3)
+    assert changed[0] != pytest.approx(vectors[1], abs=1e-3)
 
 
 def test_nan_is_refused_with_the_number_of_the_text(tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ anything = st.text(st.characters(exclude_categories=()), max_size=200)  # surrog
 
 @given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 500))
 def test_every_text_with_tokens_is_in_one_minibatch_of_bounded_size(lengths: list[int], tokens: int) -> None:
-    found = list(minibatches(np.array(lengths, np.int64), tokens))
-    assert sorted(row for rows in found for row in rows) == [row for row, length in enumerate(lengths) if length]
-    for rows in found:
+    items = list(minibatches(np.array(lengths, np.int64), tokens))
+    assert sorted(row for rows in items for row in rows) == [row for row, length in enumerate(lengths) if length]
+    for rows in items:
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= tokens
 
 
@@ -225,24 +225,24 @@ def test_texts_of_like_length_are_together() -> None:
 
 @given(anything, st.integers(8, 40))
 def test_head_and_tail_of_any_text_fit(text: str, characters: int) -> None:
-    found = head_and_tail(text, characters)
-    assert len(found) <= characters
-    assert found == text or (text.startswith(found[: characters // 2]) and text.endswith(found[-characters // 8 :]))
+    cut = head_and_tail(text, characters)
+    assert len(cut) <= characters
+    assert cut == text or (text.startswith(cut[: characters // 2]) and text.endswith(cut[-characters // 8 :]))
     clean(text, characters).encode()  # which lone surrogates would not allow
 
 
 @given(st.lists(anything, max_size=8))
 def test_any_text_gives_few_tokens_between_the_special_ones(texts: list[str]) -> None:
-    found, _ = READER.read(texts)
-    assert len(found) == len(texts)
-    for ids in found:
+    actual, _ = READER.read(texts)
+    assert len(actual) == len(texts)
+    for ids in actual:
         assert len(ids) <= MINIBATCH_TOKENS
         assert len(ids) == 0 or (ids[0], ids[-1]) == (SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]"))
 
 
 def test_a_long_text_keeps_three_quarters_head_and_a_quarter_tail() -> None:
-    (found,), long = READER.read([" ".join(WORDS[:30])])
-    words = [number - len(SPECIAL) for number in found[1:-1]]
+    (actual,), long = READER.read([" ".join(WORDS[:30])])
+    words = [number - len(SPECIAL) for number in actual[1:-1]]
     assert words == [*range(7), 27, 28, 29]
     assert long == 1
 

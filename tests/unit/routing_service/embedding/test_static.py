@@ -29,28 +29,28 @@ def test_a_vector_is_the_mean_of_centred_token_vectors(static: Encoder, director
     rows = load_file(directory / "model.safetensors")["embeddings.word_embeddings.weight"]
     centred = rows - rows.mean(axis=0)
     wanted = sum(centred[len(SPECIAL) + WORDS.index(word)] for word in ("w3", "w3", "w5"))
-    found = static.encode(["w3 w5 w3"])[0]
-    assert found == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+    actual = static.encode(["w3 w5 w3"])[0]
+    assert actual == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
 
 
 def test_a_text_has_the_same_vector_alone_and_among_others(static: Encoder) -> None:
     some = texts(1500, longest=10)
-    found = static.encode(some)
-    assert (found[[0, 1100, 1499]] == static.encode([some[0], some[1100], some[1499]])).all()
-    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(1500), abs=1e-5)
+    vectors = static.encode(some)
+    assert (vectors[[0, 1100, 1499]] == static.encode([some[0], some[1100], some[1499]])).all()
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(1500), abs=1e-5)
 
 
 def test_an_empty_text_is_the_zero_vector(static: Encoder) -> None:
-    found = static.encode(["", "w1", "\n"])
-    assert not found[[0, 2]].any()
-    assert found[1].any()
+    vectors = static.encode(["", "w1", "\n"])
+    assert not vectors[[0, 2]].any()
+    assert vectors[1].any()
     assert static.encode([]).shape == (0, SIZE)
 
 
 def test_long_texts_are_counted_and_their_ends_read(static: Encoder, caplog: pytest.LogCaptureFixture) -> None:
     head, tail = ["w1"] * 12, ["w2"] * 4
-    found = static.encode([" ".join([*head, *["w3"] * n, *tail]) for n in (0, 90_000)])
-    assert found[0] == pytest.approx(found[1])
+    vectors = static.encode([" ".join([*head, *["w3"] * n, *tail]) for n in (0, 90_000)])
+    assert vectors[0] == pytest.approx(vectors[1])
     assert "1 texts" in caplog.text
 
 

@@ -93,8 +93,8 @@ def test_predicted_tokens_take_the_priors_place_and_the_caps_bound_them() -> Non
     n = 5
     columns = (np.zeros(n, int), np.array([NO_CAP, NO_CAP, NO_CAP, 10, 10]), np.array([1, 1, 3, 2, 2]))
     predicted = np.array([7.1, 1e9, 7.0, 7.0, 90.0])
-    found = PriceBook({"m": (Step(-1, PRICE),)}).expected_costs("m", m, *columns, predicted)
-    assert found.tolist() == [cost_nano(PRICE, m.overhead_tokens, tokens) for tokens in (8, 100, 21, 14, 20)]
+    costs = PriceBook({"m": (Step(-1, PRICE),)}).expected_costs("m", m, *columns, predicted)
+    assert costs.tolist() == [cost_nano(PRICE, m.overhead_tokens, tokens) for tokens in (8, 100, 21, 14, 20)]
 
 
 def test_arrays_do_not_overflow_at_the_dearest_configurable_price() -> None:

@@ -74,7 +74,7 @@ def test_no_assignment_beats_it_by_more_than_the_gap(batch: Batch, budget: int) 
     assignments = itertools.product(range(cost.shape[1]), repeat=len(cost))
     best = max(
         (of(batch, np.array(a, int)) for a in assignments if of(batch, np.array(a, int))[0] <= budget),
-        key=lambda found: found[1],
+        key=lambda actual: actual[1],
         default=None,
     )
     if best is not None and (cost >= cost[:, :1]).all():  # money saved below the first model's cost is not counted on

@@ -48,8 +48,8 @@ def test_it_is_fitted_scored_calibrated_and_explained_by_the_commands() -> None:
     short, long = (float(row["win_rate"]) for row in csv.DictReader(scored.stdout.splitlines()))
     assert short < 0.5 < long
     on = ["calibrate", "--router", "length", "--on", "in.txt", "--strong-share", "0.5", "--json"]
-    (found,) = json.loads(runner.invoke(main, on).stdout)["thresholds"]
-    assert short < found["threshold"] <= long
+    (actual,) = json.loads(runner.invoke(main, on).stdout)["thresholds"]
+    assert short < actual["threshold"] <= long
     explained = json.loads(
         runner.invoke(main, ["explain", "--router", "length", "--prompt", "why not", "--json"]).stdout
     )

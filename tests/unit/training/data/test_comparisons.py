@@ -39,9 +39,9 @@ FOUR = comparisons(
 
 
 def test_labels_are_those_of_the_pair_turned_towards_strong() -> None:
-    found = FOUR.labels()
-    assert found.prompts == ["one", "two", "one"]
-    assert found.gain.tolist() == [1, -1, 0.5]
+    actual = FOUR.labels()
+    assert actual.prompts == ["one", "two", "one"]
+    assert actual.gain.tolist() == [1, -1, 0.5]
     rows, outcome = FOUR.of_pair()
     assert rows.tolist() == [0, 1, 2]
     assert outcome.tolist() == [1, 0, 0.75]
@@ -63,13 +63,13 @@ def test_a_pair_that_was_never_compared_has_no_labels() -> None:
 
 def test_what_is_taken_keeps_its_prompts_models_and_ratings() -> None:
     rated = replace(FOUR, rating=np.array([np.nan, 4, 1, 2.5]))
-    found = rated.take([3, 1])
-    assert [found.prompts[i] for i in found.prompt] == ["three", "two"]
-    assert sorted(found.prompts) == ["three", "two"]
-    assert [found.models[i] for i in found.model_a] == ["other", "small"]
-    assert found.rating is not None
-    assert found.rating.tolist() == [2.5, 4]
-    assert (found.pair, found.outcome.tolist()) == (("big", "small"), [1, 1])
+    taken = rated.take([3, 1])
+    assert [taken.prompts[i] for i in taken.prompt] == ["three", "two"]
+    assert sorted(taken.prompts) == ["three", "two"]
+    assert [taken.models[i] for i in taken.model_a] == ["other", "small"]
+    assert taken.rating is not None
+    assert taken.rating.tolist() == [2.5, 4]
+    assert (taken.pair, taken.outcome.tolist()) == (("big", "small"), [1, 1])
     assert FOUR.take([3, 1]).rating is None
 
 
@@ -79,8 +79,8 @@ def test_a_split_keeps_every_comparison_and_no_prompt_on_both_sides(
 ) -> None:
     whole = comparisons(*((prompt, "big", "small", 0.5) for prompt in prompts))
     first, rest = whole.split(fraction, seed)
-    found = [part.prompts[i] for part in (first, rest) for i in part.prompt]
-    assert sorted(found) == sorted(prompts)
+    actual = [part.prompts[i] for part in (first, rest) for i in part.prompt]
+    assert sorted(actual) == sorted(prompts)
     assert not set(first.prompts) & set(rest.prompts)
 
 
@@ -118,8 +118,8 @@ def test_labels_make_comparisons_whose_labels_they_are() -> None:
     of = labels(["a", "b", "a"], [1, -0.5, 0], [1, 2, 3])
     made = Comparisons.from_labels(of)
     assert (made.prompts, made.models, made.pair) == (["a", "b"], list(ROLES), ROLES)
-    found = made.labels()
-    assert (found.prompts, found.gain.tolist(), found.weight.tolist()) == (of.prompts, [1, -0.5, 0], [1, 2, 3])
+    actual = made.labels()
+    assert (actual.prompts, actual.gain.tolist(), actual.weight.tolist()) == (of.prompts, [1, -0.5, 0], [1, 2, 3])
 
 
 def test_comparisons_that_say_the_same_of_each_model_are_refused() -> None:

@@ -34,9 +34,9 @@ def compared(*prompts: str) -> Comparisons:
 
 
 def test_similarity_is_the_mean_cosine_to_the_nearest_and_not_symmetric() -> None:
-    found = similarity(["0", "60"], ["0", "180"], Directions())
-    assert found.mean == pytest.approx(0.75)  # 1, and cos 60
-    assert found.which.tolist() == [0, 0]
+    similar = similarity(["0", "60"], ["0", "180"], Directions())
+    assert similar.mean == pytest.approx(0.75)  # 1, and cos 60
+    assert similar.which.tolist() == [0, 0]
     assert similarity(["0", "180"], ["0", "60"], Directions()).mean == pytest.approx((1 - 0.5) / 2)
     with pytest.raises(ValueError, match="may be empty"):
         similarity(["0"], [], Directions())
@@ -48,9 +48,9 @@ def test_blocks_give_what_one_product_gives(monkeypatch: pytest.MonkeyPatch) -> 
     a, b = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (a, b))
     monkeypatch.setattr(module, "ROWS", 4)
     monkeypatch.setattr(module, "COLUMNS", 7)
-    found = nearest(a, b)
-    assert found.nearest == pytest.approx((a @ b.T).max(1), abs=1e-6)
-    assert found.which.tolist() == (a @ b.T).argmax(1).tolist()
+    closest = nearest(a, b)
+    assert closest.nearest == pytest.approx((a @ b.T).max(1), abs=1e-6)
+    assert closest.which.tolist() == (a @ b.T).argmax(1).tolist()
 
 
 def test_what_an_evaluation_set_holds_is_left_out_and_counted() -> None:

@@ -28,13 +28,13 @@ def test_outcome_tables_give_the_difference_of_the_two(tmp_path: Path) -> None:
         ["s", "three\nin two lines", 0, 1.0],
         ["s", "four", 0.75, 0.25],
     ]
-    found = load(tmp_path, table(rows))
-    assert loaded_labels(found).prompts == ["one", "two", "three\nin two lines", "four"]
-    assert loaded_labels(found).gain.tolist() == [1, 0, -1, 0.5]
-    assert loaded_labels(found).weight.tolist() == [1] * 4
-    assert set(loaded_labels(found).source) == {"golden"}
-    assert found.bad == []
-    assert found.counted == {"rows": 4, "used": 4, "bad": 0, "other_models": 0} | NONE_LEFT_OUT
+    loaded = load(tmp_path, table(rows))
+    assert loaded_labels(loaded).prompts == ["one", "two", "three\nin two lines", "four"]
+    assert loaded_labels(loaded).gain.tolist() == [1, 0, -1, 0.5]
+    assert loaded_labels(loaded).weight.tolist() == [1] * 4
+    assert set(loaded_labels(loaded).source) == {"golden"}
+    assert loaded.bad == []
+    assert loaded.counted == {"rows": 4, "used": 4, "bad": 0, "other_models": 0} | NONE_LEFT_OUT
 
 
 def test_response_tables_are_outcome_tables_whose_columns_are_the_models(tmp_path: Path) -> None:
@@ -50,14 +50,14 @@ def test_comparisons_point_to_strong_whichever_side_it_stands_on(tmp_path: Path)
         {"prompt": "three", "model_a": "big", "model_b": "small", "outcome": 0.5},
         {"prompt": "four", "model_a": "big", "model_b": "other", "outcome": 0},
     )
-    found = load(tmp_path, content, "data.jsonl", strong="big", weak="small")
-    assert loaded_labels(found).prompts == ["one", "two", "three"]
-    assert loaded_labels(found).gain.tolist() == [1, -1, 0]
-    assert loaded_labels(found).weight.tolist() == [1, 2.5, 1]
-    assert loaded_labels(found).source == ["golden", "judge", "golden"]
-    assert found.counted["other_models"] == 1
-    assert found.counted["used"] == len(found.comparisons) == 4
-    assert found.comparisons.models == ["big", "small", "other"]
+    loaded = load(tmp_path, content, "data.jsonl", strong="big", weak="small")
+    assert loaded_labels(loaded).prompts == ["one", "two", "three"]
+    assert loaded_labels(loaded).gain.tolist() == [1, -1, 0]
+    assert loaded_labels(loaded).weight.tolist() == [1, 2.5, 1]
+    assert loaded_labels(loaded).source == ["golden", "judge", "golden"]
+    assert loaded.counted["other_models"] == 1
+    assert loaded.counted["used"] == len(loaded.comparisons) == 4
+    assert loaded.comparisons.models == ["big", "small", "other"]
 
 
 def test_arena_takes_the_first_turn_of_its_list_or_the_text(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_arena_takes_the_first_turn_of_its_list_or_the_text(tmp_path: Path) -> N
         [5, "big", "small", '["hi"]', 0, 1, 0],
         [6, "big", "big", LONG, 0, 1, 0],
     ]
-    found = load(tmp_path, table(rows), strong="big", weak="small")
-    assert loaded_labels(found).prompts == [LONG, LONG, LONG, "[is no JSON, but a prompt]"]
-    assert loaded_labels(found).gain.tolist() == [1, -1, 0, -1]
-    assert set(loaded_labels(found).source) == {"arena"}
-    counted = found.counted
+    loaded = load(tmp_path, table(rows), strong="big", weak="small")
+    assert loaded_labels(loaded).prompts == [LONG, LONG, LONG, "[is no JSON, but a prompt]"]
+    assert loaded_labels(loaded).gain.tolist() == [1, -1, 0, -1]
+    assert set(loaded_labels(loaded).source) == {"arena"}
+    counted = loaded.counted
     assert (counted["short_prompts"], counted["same_model"], counted["other_models"], counted["bad"]) == (1, 1, 0, 0)
 
 
@@ -92,10 +92,10 @@ def test_battles_take_their_prompts_from_another_file_in_either_order(tmp_path: 
         )
     )
     for paths in ([battles, prompts], [prompts, battles]):
-        found = load_comparisons(paths, strong="big", weak="small")
-        assert loaded_labels(found).prompts == [LONG, LONG]
-        assert loaded_labels(found).gain.tolist() == [0.5, 1]
-        assert [str(row) for row in found.bad] == [
+        loaded = load_comparisons(paths, strong="big", weak="small")
+        assert loaded_labels(loaded).prompts == [LONG, LONG]
+        assert loaded_labels(loaded).gain.tolist() == [0.5, 1]
+        assert [str(row) for row in loaded.bad] == [
             f"{prompts}, line 3: `prompt` is empty",
             f"{battles}, line 4: no prompt has the id 'z'",
         ]
@@ -109,10 +109,10 @@ def test_battles_without_their_prompts_say_what_is_missing(tmp_path: Path) -> No
 
 def test_scores_of_four_and_five_are_good_enough(tmp_path: Path) -> None:
     content = lines(*({"prompt": f"p{score}", "mixtral_score": score} for score in (1, 2, 3, 4, 5)))
-    found = load(tmp_path, content, "data.jsonl")
-    assert loaded_labels(found).gain.tolist() == [1, 1, 1, 0, 0]
-    assert found.comparisons.rating is not None
-    assert found.comparisons.rating.tolist() == [1, 2, 3, 4, 5]
+    loaded = load(tmp_path, content, "data.jsonl")
+    assert loaded_labels(loaded).gain.tolist() == [1, 1, 1, 0, 0]
+    assert loaded.comparisons.rating is not None
+    assert loaded.comparisons.rating.tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_scores_of_four_and_five_are_good_enough(tmp_path: Path) -> None:
 )
 def test_bad_json_lines_are_named(tmp_path: Path, line: str, reason: str) -> None:
     good = lines({"prompt": "good", "model_a": "a", "model_b": "b", "outcome": 1})
-    found = load(tmp_path, good + line + "\n" + good, "data.jsonl", strong="a", weak="b")
-    assert len(loaded_labels(found)) == 2
-    assert [row.row for row in found.bad] == [2]
-    assert found.bad[0].reason.startswith(reason)
+    loaded = load(tmp_path, good + line + "\n" + good, "data.jsonl", strong="a", weak="b")
+    assert len(loaded_labels(loaded)) == 2
+    assert [row.row for row in loaded.bad] == [2]
+    assert loaded.bad[0].reason.startswith(reason)
 
 
 def test_arena_rows_without_one_winner_are_bad(tmp_path: Path) -> None:
     rows: Rows = [["model_a", "model_b", "prompt", *WINNERS]]
     rows += [["a", "b", LONG, *won] for won in ([1, 0, 0], [1, 1, 0], [0, 0, 0])]
-    found = load(tmp_path, table(rows), strong="a", weak="b")
-    assert [row.row for row in found.bad] == [3, 4]
+    loaded = load(tmp_path, table(rows), strong="a", weak="b")
+    assert [row.row for row in loaded.bad] == [3, 4]
 
 
 def test_sources_are_those_of_the_database() -> None:
@@ -158,10 +158,10 @@ def test_sources_are_those_of_the_database() -> None:
 def test_alpaca_evals_annotations_are_battles_of_two_generators(tmp_path: Path) -> None:
     names = {"instruction": LONG, "generator_1": "a", "generator_2": "b", "output_1": "x", "output_2": "y"}
     rows = [names | {"preference": preference} for preference in (1, 2, 1.5, 0, 0.5)] + ["no object"]
-    found = load(tmp_path, json.dumps(rows), "annotations.json")
-    assert found.comparisons.outcome.tolist() == [1, 0, 0.5, 0.5]
-    assert found.comparisons.models == ["a", "b"]
-    assert [str(row).split(", ", 1)[1] for row in found.bad] == [
+    loaded = load(tmp_path, json.dumps(rows), "annotations.json")
+    assert loaded.comparisons.outcome.tolist() == [1, 0, 0.5, 0.5]
+    assert loaded.comparisons.models == ["a", "b"]
+    assert [str(row).split(", ", 1)[1] for row in loaded.bad] == [
         "item 5: `preference` is 0.5, which is neither 0 nor within 1 and 2",
         "item 6: not a JSON object",
     ]
@@ -169,12 +169,12 @@ def test_alpaca_evals_annotations_are_battles_of_two_generators(tmp_path: Path) 
 
 def test_ratings_count_for_the_weak_model_alone(tmp_path: Path) -> None:
     rows: Rows = [["prompt", "model", "score"], ["one", "small", 5], ["two", "small", 2], ["three", "big", 1]]
-    found = load(tmp_path, table([*rows, ["four", "small", 6]]), strong="big", weak="small")
-    assert found.comparisons.rating is not None
-    assert found.comparisons.rating.tolist() == [5, 2]
-    assert loaded_labels(found).gain.tolist() == [0, 1]
-    assert set(loaded_labels(found).source) == {"judge"}
-    assert (found.counted["used"], found.counted["other_ratings"], found.counted["bad"]) == (2, 1, 1)
+    loaded = load(tmp_path, table([*rows, ["four", "small", 6]]), strong="big", weak="small")
+    assert loaded.comparisons.rating is not None
+    assert loaded.comparisons.rating.tolist() == [5, 2]
+    assert loaded_labels(loaded).gain.tolist() == [0, 1]
+    assert set(loaded_labels(loaded).source) == {"judge"}
+    assert (loaded.counted["used"], loaded.counted["other_ratings"], loaded.counted["bad"]) == (2, 1, 1)
     with pytest.raises(DataError, match="say which model is strong"):
         load(tmp_path, table(rows))
     with pytest.raises(DataError, match="3 ratings are of other models"):

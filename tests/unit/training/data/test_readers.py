@@ -22,8 +22,8 @@ def test_delimiters_byte_order_marks_and_gzip_are_seen_through(
     tmp_path: Path, delimiter: str, start: str, zipped: bool
 ) -> None:
     content = (start + table([["prompt", "strong_correct", "weak_correct"], ["é, ; x", 1, 0]], delimiter)).encode()
-    found = load(tmp_path, gzip.compress(content) if zipped else content, "data")
-    assert loaded_labels(found).prompts == ["é, ; x"]
+    loaded = load(tmp_path, gzip.compress(content) if zipped else content, "data")
+    assert loaded_labels(loaded).prompts == ["é, ; x"]
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,18 @@ def test_delimiters_byte_order_marks_and_gzip_are_seen_through(
 def test_bad_rows_are_named_by_line_and_the_rest_is_read(tmp_path: Path, row: str | bytes, reason: str) -> None:
     bad = row.encode() if isinstance(row, str) else row
     content = OUTCOMES.encode() + b'"first\nprompt",1,0\n\n' + bad + b"\nlast,0,1\n"
-    found = load(tmp_path, content)
-    assert loaded_labels(found).prompts == ["first\nprompt", "last"]
-    assert found.counted["bad"] == 1
-    assert found.counted["rows"] == 3
-    assert found.bad[0].row == 5
-    assert found.bad[0].file.endswith("data.csv")
-    assert found.bad[0].reason.startswith(reason)
+    loaded = load(tmp_path, content)
+    assert loaded_labels(loaded).prompts == ["first\nprompt", "last"]
+    assert loaded.counted["bad"] == 1
+    assert loaded.counted["rows"] == 3
+    assert loaded.bad[0].row == 5
+    assert loaded.bad[0].file.endswith("data.csv")
+    assert loaded.bad[0].reason.startswith(reason)
 
 
 def test_all_bad_rows_are_counted_and_the_first_thousand_named(tmp_path: Path) -> None:
-    found = load(tmp_path, OUTCOMES + "good,1,0\n" + "bad,x,0\n" * 1500)
-    assert (found.counted["bad"], len(found.bad)) == (1500, 1000)
+    loaded = load(tmp_path, OUTCOMES + "good,1,0\n" + "bad,x,0\n" * 1500)
+    assert (loaded.counted["bad"], len(loaded.bad)) == (1500, 1000)
 
 
 @pytest.mark.parametrize(
@@ -97,20 +97,20 @@ def test_models_that_are_not_named_or_not_in_the_data_are_listed(tmp_path: Path)
 
 def test_prompts_and_models_are_held_once_and_rows_of_other_models_kept(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{n % 3}", "model_a": f"m{n % 4}", "model_b": "big", "outcome": n % 2} for n in range(24)]
-    found = load(tmp_path, lines(*rows), "a.jsonl").comparisons
-    assert (found.prompts, sorted(found.models)) == (["p0", "p1", "p2"], ["big", "m0", "m1", "m2", "m3"])
-    assert [found.prompts[i] for i in found.prompt] == [row["prompt"] for row in rows]
-    assert [found.models[i] for i in found.model_a] == [row["model_a"] for row in rows]
-    assert (found.outcome.tolist(), found.pair, found.rating) == ([row["outcome"] for row in rows], None, None)
+    actual = load(tmp_path, lines(*rows), "a.jsonl").comparisons
+    assert (actual.prompts, sorted(actual.models)) == (["p0", "p1", "p2"], ["big", "m0", "m1", "m2", "m3"])
+    assert [actual.prompts[i] for i in actual.prompt] == [row["prompt"] for row in rows]
+    assert [actual.models[i] for i in actual.model_a] == [row["model_a"] for row in rows]
+    assert (actual.outcome.tolist(), actual.pair, actual.rating) == ([row["outcome"] for row in rows], None, None)
 
 
 def test_tables_that_name_no_models_are_about_the_named_pair_beside_others_that_do(tmp_path: Path) -> None:
     outcomes, named = tmp_path / "outcomes.csv", tmp_path / "named.jsonl"
     outcomes.write_text(OUTCOMES + "one,1,0\n")
     named.write_text(lines({"prompt": "two", "model_a": "small", "model_b": "big", "outcome": 1}))
-    found = load_comparisons([outcomes, named], strong="big", weak="small")
-    assert found.comparisons.models == ["big", "small"]
-    assert loaded_labels(found).gain.tolist() == [1, -1]
+    loaded = load_comparisons([outcomes, named], strong="big", weak="small")
+    assert loaded.comparisons.models == ["big", "small"]
+    assert loaded_labels(loaded).gain.tolist() == [1, -1]
     unnamed = load_comparisons([outcomes, named]).comparisons
     assert (unnamed.models, unnamed.pair) == (["strong", "weak", "small", "big"], None)
     with pytest.raises(DataError, match=r"big / small \(1 rows\), strong / weak \(1 rows\)"):
@@ -122,11 +122,11 @@ def test_scores_are_kept_beside_comparisons_that_have_none(tmp_path: Path) -> No
     scores, named = tmp_path / "scores.jsonl", tmp_path / "named.jsonl"
     scores.write_text(lines({"prompt": "one", "mixtral_score": 3}))
     named.write_text(lines({"prompt": "two", "model_a": "strong", "model_b": "weak", "outcome": 1}))
-    found = load_comparisons([scores, named]).comparisons
-    assert found.pair == ("strong", "weak")
-    assert found.rating is not None
-    assert found.rating[0] == 3
-    assert math.isnan(found.rating[1])
+    actual = load_comparisons([scores, named]).comparisons
+    assert actual.pair == ("strong", "weak")
+    assert actual.rating is not None
+    assert actual.rating[0] == 3
+    assert math.isnan(actual.rating[1])
 
 
 def test_a_table_with_a_column_for_each_model_says_that_they_are_to_be_named(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def test_with_a_free_weak_model_the_cost_ratio_is_the_papers_ratio_of_strong_cal
 
 
 def test_all_weak_all_strong_and_the_better_single_model_stand_beside_the_routers() -> None:
-    found = assessed(high=10)
-    assert (found.all_weak, found.all_strong, found.better_single) == pytest.approx((3.25, 7.75, 7.75))
-    perfect = found.routers[0]
+    assessment = assessed(high=10)
+    assert (assessment.all_weak, assessment.all_strong, assessment.better_single) == pytest.approx((3.25, 7.75, 7.75))
+    perfect = assessment.routers[0]
     assert perfect.quality is not None
     assert perfect.pgr is not None
     assert perfect.quality[[0, 5, 10, 20]] == pytest.approx([3.25, 5.5, 7.75, 7.75])
@@ -56,12 +56,14 @@ def test_all_weak_all_strong_and_the_better_single_model_stand_beside_the_router
 
 
 def test_random_and_oracle_are_always_there() -> None:
-    found = assessed()
-    assert (found.random.apgr, found.random.cpt_50, found.random.cost_ratio_80) == pytest.approx((0.5, 0.5, 1))
-    assert found.random.apgr_interval is not None
-    assert found.oracle.apgr == pytest.approx(0.75)
-    assert found.oracle.brier is None
-    assert [line.name for line in found.lines()] == ["perfect", "worst", "random routing", "oracle"]
+    assessment = assessed()
+    assert (assessment.random.apgr, assessment.random.cpt_50, assessment.random.cost_ratio_80) == pytest.approx(
+        (0.5, 0.5, 1)
+    )
+    assert assessment.random.apgr_interval is not None
+    assert assessment.oracle.apgr == pytest.approx(0.75)
+    assert assessment.oracle.brier is None
+    assert [line.name for line in assessment.lines()] == ["perfect", "worst", "random routing", "oracle"]
 
 
 def test_the_others_are_compared_with_the_first() -> None:
@@ -89,9 +91,9 @@ def test_dollars_run_out_down_the_ranking() -> None:
     assert quality_at(curve, 4) == pytest.approx(0.25)
     assert quality_at(curve, 8) == pytest.approx(0.625)  # the first, and half of the second
     assert quality_at(curve, 100) == pytest.approx(0.75)
-    found = assess(benchmark, {"perfect": PERFECT}, PRICES)
-    assert found.budgets == pytest.approx([7, 11.5, 19, 26.5])
-    assert found.routers[0].at_budgets == pytest.approx([0.5625, 0.75, 0.75, 0.75])
+    assessment = assess(benchmark, {"perfect": PERFECT}, PRICES)
+    assert assessment.budgets == pytest.approx([7, 11.5, 19, 26.5])
+    assert assessment.routers[0].at_budgets == pytest.approx([0.5625, 0.75, 0.75, 0.75])
 
 
 def test_a_strong_answer_that_is_cheaper_frees_money_again() -> None:
@@ -101,8 +103,8 @@ def test_a_strong_answer_that_is_cheaper_frees_money_again() -> None:
 
 
 def test_unknown_costs_are_not_guessed() -> None:
-    found = assessed()
-    assert (found.budgets, found.routers[0].at_budgets, found.routers[0].dollars) == (None, None, None)
+    assessment = assessed()
+    assert (assessment.budgets, assessment.routers[0].at_budgets, assessment.routers[0].dollars) == (None, None, None)
     with pytest.raises(ValueError, match="costs of four's answers are not known"):
         dollar_curve(PERFECT, four())
 
@@ -121,7 +123,7 @@ def test_bins_say_what_was_claimed_and_what_came() -> None:
     (line,) = assess(four(), {"r": [0.9, 0.9, 0.4, 0.3]}, PRICES).routers
     assert line.bins is not None
     assert line.bins.tolist() == [
-        pytest.approx(found) for found in ([0.3, 0.5, 0, 1], [0.4, 0.5, 0, 1], [0.9, 1, 0, 2])
+        pytest.approx(actual) for actual in ([0.3, 0.5, 0, 1], [0.4, 0.5, 0, 1], [0.9, 1, 0, 2])
     ]
 
 
@@ -143,13 +145,13 @@ def test_overhead_is_that_of_the_papers_table() -> None:
 
 
 def test_an_assessment_is_json() -> None:
-    found = json.loads(
+    printed = json.loads(
         json.dumps(
             assess(four([[3, 1], [5, 1], [9, 1], [17, 1]]), {"perfect": PERFECT}, PRICES).as_dict(), allow_nan=False
         )
     )
-    assert found["routers"][0]["name"] == "perfect"
-    assert found["oracle"]["apgr"] == pytest.approx(0.75)
+    assert printed["routers"][0]["name"] == "perfect"
+    assert printed["oracle"]["apgr"] == pytest.approx(0.75)
 
 
 def test_the_papers_rows_are_there_for_its_sets_alone() -> None:

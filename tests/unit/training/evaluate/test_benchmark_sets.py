@@ -32,10 +32,10 @@ def write(path: Path, content: str) -> Path:
 
 def test_a_table_of_outcomes_gives_both_models_qualities(tmp_path: Path) -> None:
     (tmp_path / "mmlu.csv.gz").write_bytes(gzip.compress(table(OUTCOMES).encode()))
-    found = load_benchmark("mmlu", tmp_path)
-    assert found.prompts == ["one", "two", "three"]
-    assert found.gain.tolist() == [1, 0, -1]
-    assert (found.pair, found.costs, found.left_out, len(found)) == (PAPER_PAIR, None, 0, 3)
+    benchmark = load_benchmark("mmlu", tmp_path)
+    assert benchmark.prompts == ["one", "two", "three"]
+    assert benchmark.gain.tolist() == [1, 0, -1]
+    assert (benchmark.pair, benchmark.costs, benchmark.left_out, len(benchmark)) == (PAPER_PAIR, None, 0, 3)
 
 
 @pytest.mark.parametrize("weak", [WEAK, "mixtral-8x7b-instruct-v0.1"])
@@ -47,26 +47,26 @@ def test_the_tables_of_routellm_are_read_subject_by_subject_without_what_is_cont
     write(responses / "mmlu_anatomy.csv", table([header, ["bones", "True", "True"], ["seen", "True", "True"]]))
     write(responses / "mmlu_virology.csv", table([header, ["germs", "False", "True"]]))
     write(tmp_path / "mmlu" / "contaminated_prompts.jsonl", lines({"train_prompt": "Seen!", "eval_prompt": "seen"}))
-    found = load_benchmark("mmlu", tmp_path)
-    assert found.prompts == ["bones", "germs"]
-    assert (found.gain.tolist(), found.left_out) == ([0, 1], 1)
+    benchmark = load_benchmark("mmlu", tmp_path)
+    assert benchmark.prompts == ["bones", "germs"]
+    assert (benchmark.gain.tolist(), benchmark.left_out) == ([0, 1], 1)
 
 
 def test_recorded_answers_tell_costs(tmp_path: Path) -> None:
     header = [*OUTCOMES[0], "strong_response", "weak_response"]
     write(tmp_path / "gsm8k.csv", table([header, ["1234", 1, 0, "12345678" * 10, "1234"]]))
-    found = load_benchmark("gsm8k", tmp_path, usd_per_million=(10, 1))
-    assert found.costs is not None
-    assert found.costs.tolist() == [[pytest.approx(21 * 10e-6), pytest.approx(2 * 1e-6)]]
+    benchmark = load_benchmark("gsm8k", tmp_path, usd_per_million=(10, 1))
+    assert benchmark.costs is not None
+    assert benchmark.costs.tolist() == [[pytest.approx(21 * 10e-6), pytest.approx(2 * 1e-6)]]
 
 
 def test_the_answers_of_routellm_tell_costs_too(tmp_path: Path) -> None:
     header = ["prompt", WEAK, STRONG, f"{WEAK}_response", f"{STRONG}_response"]
     write(tmp_path / "gsm8k_responses.csv", table([header, ["1234", "True", "False", "1234", "12345678"]]))
-    found = load_benchmark("gsm8k", tmp_path, usd_per_million=(10, 1))
-    assert found.gain.tolist() == [-1]
-    assert found.costs is not None
-    assert found.costs.tolist() == [[pytest.approx(3 * 10e-6), pytest.approx(2 * 1e-6)]]
+    benchmark = load_benchmark("gsm8k", tmp_path, usd_per_million=(10, 1))
+    assert benchmark.gain.tolist() == [-1]
+    assert benchmark.costs is not None
+    assert benchmark.costs.tolist() == [[pytest.approx(3 * 10e-6), pytest.approx(2 * 1e-6)]]
 
 
 def judged(question: int, strong: tuple[int, int], weak: tuple[int, int]) -> list[list[object]]:
@@ -82,11 +82,11 @@ def test_mt_bench_routes_the_first_turn_and_scores_the_mean_of_both(tmp_path: Pa
     scores: list[list[object]] = [["question_id", "turn", "model", "score"], *judged(81, (10, 7), (1, 4))]
     write(tmp_path / "mt_bench_questions.csv", table(questions))
     write(tmp_path / "mt_bench_scores.csv", table(scores))
-    found = load_benchmark("mt-bench", tmp_path)
-    assert found.prompts == ["first"]
-    assert found.reported(found.strong[0]) == pytest.approx(8.5)
-    assert found.reported(found.weak[0]) == pytest.approx(2.5)
-    assert found.gain[0] == pytest.approx(6 / 9)
+    benchmark = load_benchmark("mt-bench", tmp_path)
+    assert benchmark.prompts == ["first"]
+    assert benchmark.reported(benchmark.strong[0]) == pytest.approx(8.5)
+    assert benchmark.reported(benchmark.weak[0]) == pytest.approx(2.5)
+    assert benchmark.gain[0] == pytest.approx(6 / 9)
 
 
 def test_mt_bench_of_routellm_leaves_questions_out_by_either_turn(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_mt_bench_of_routellm_leaves_questions_out_by_either_turn(tmp_path: Path
     ]
     write(folder / "judgements.jsonl", lines(*rows))
     write(folder / "contaminated_prompts.jsonl", lines({"eval_prompt": "seen"}))
-    found = load_benchmark("mt-bench", tmp_path)
-    assert (found.prompts, found.left_out) == (["a"], 2)
+    benchmark = load_benchmark("mt-bench", tmp_path)
+    assert (benchmark.prompts, benchmark.left_out) == (["a"], 2)
 
 
 def test_a_question_without_scores_of_a_model_is_refused(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_comparisons_of_a_prompt_count_once_by_their_weights(tmp_path: Path) -> 
             {"prompt": "others", "outcome": 1, "model_a": "big", "model_b": "other"},
         ),
     )
-    found = load_benchmark("comparisons", path, pair=("big", "small"))
-    assert dict(zip(found.prompts, found.gain.tolist(), strict=True)) == {"twice": 0.5, "tie": 0}
+    benchmark = load_benchmark("comparisons", path, pair=("big", "small"))
+    assert dict(zip(benchmark.prompts, benchmark.gain.tolist(), strict=True)) == {"twice": 0.5, "tie": 0}
     unnamed = load_comparisons([path]).comparisons
     with pytest.raises(DataError, match="say which is strong and which is weak"):
         from_comparisons(unnamed)
@@ -151,8 +151,8 @@ def test_what_is_no_evaluation_set_is_refused_by_name(tmp_path: Path, name: str,
 
 def test_rows_that_are_left_out_are_counted_and_one_must_stay() -> None:
     costs = np.array([[2.0, 1.0], [4.0, 3.0]])
-    found = Benchmark("few", ["a", "b"], np.array([1.0, 0.0]), np.array([0.0, 0.0]), ("s", "w"), costs)
-    left = found.without(["a", "z"])
+    benchmark = Benchmark("few", ["a", "b"], np.array([1.0, 0.0]), np.array([0.0, 0.0]), ("s", "w"), costs)
+    left = benchmark.without(["a", "z"])
     assert (left.prompts, left.left_out, left.gain.tolist()) == (["b"], 1, [0])
     assert left.costs is not None
     assert left.costs.tolist() == [[4, 3]]

@@ -71,9 +71,9 @@ def test_cpt_is_the_first_share_at_which_the_curve_reaches_the_level(
     ranking: tuple[list[float], list[float]], level: float
 ) -> None:
     share, pgr = recovered(*ranking)
-    found = cpt(*ranking, level)
-    assert np.interp(found, share, pgr) == pytest.approx(level, abs=1e-6)
-    below = share < found - 1e-9
+    threshold = cpt(*ranking, level)
+    assert np.interp(threshold, share, pgr) == pytest.approx(level, abs=1e-6)
+    below = share < threshold - 1e-9
     assert (pgr[below] < level).all()
 
 
@@ -174,17 +174,17 @@ def test_calibration_is_taken_bin_by_bin() -> None:
 
 
 def test_an_evaluation_without_a_gap_leaves_the_ranking_out() -> None:
-    found = evaluate([0.4, 0.6], [0, 0]).as_dict()
-    assert found["apgr"] is None
-    assert found["brier"] == pytest.approx(0.01)
+    figures = evaluate([0.4, 0.6], [0, 0]).as_dict()
+    assert figures["apgr"] is None
+    assert figures["brier"] == pytest.approx(0.01)
 
 
 def test_an_evaluation_has_every_figure() -> None:
     rng = np.random.default_rng(0)
     rates = rng.random(300)
-    found = evaluate(rates, (rng.random(300) < rates).astype(float))
-    assert found.prompts == 300
-    assert all(value is not None for value in found.as_dict().values())
-    assert found.apgr is not None
-    assert found.oracle is not None
-    assert 0.5 < found.apgr < found.oracle
+    figures = evaluate(rates, (rng.random(300) < rates).astype(float))
+    assert figures.prompts == 300
+    assert all(value is not None for value in figures.as_dict().values())
+    assert figures.apgr is not None
+    assert figures.oracle is not None
+    assert 0.5 < figures.apgr < figures.oracle

@@ -59,13 +59,13 @@ def test_it_learns_which_prompts_are_hard(router: BertRouter) -> None:
 
 
 def test_its_metadata_say_how_it_was_fitted(router: BertRouter) -> None:
-    found = router.metadata
-    assert (found["seed"], found["options"]["minibatch"], found["data"]["sources"]) == (0, 16, {"golden": 400})
-    assert found["data"]["fingerprint"] == data(400).fingerprint()
-    curve = found["metrics"]["fit"]["curve"]
+    actual = router.metadata
+    assert (actual["seed"], actual["options"]["minibatch"], actual["data"]["sources"]) == (0, 16, {"golden": 400})
+    assert actual["data"]["fingerprint"] == data(400).fingerprint()
+    curve = actual["metrics"]["fit"]["curve"]
     best = min(curve, key=lambda point: point["held_out"])
-    assert best["step"] == found["metrics"]["fit"]["best_step"]
-    calibration = found["metrics"]["calibration"]
+    assert best["step"] == actual["metrics"]["fit"]["best_step"]
+    calibration = actual["metrics"]["calibration"]
     assert calibration["held_out"] >= 100
     assert calibration["error_before"] < 0.06
 
@@ -166,8 +166,8 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=1))
 def test_soft_labels_keep_the_win_rate(gain: list[float]) -> None:
-    found = soft_labels(np.array(gain))
-    assert (found >= 0).all()
-    assert found.sum(axis=1) == pytest.approx(np.ones(len(gain)))
-    assert found[:, 0] + found[:, 1] / 2 == pytest.approx((1 + np.array(gain)) / 2)
-    assert ((found > 0).sum(axis=1) <= 2).all()  # between neighbours alone
+    actual = soft_labels(np.array(gain))
+    assert (actual >= 0).all()
+    assert actual.sum(axis=1) == pytest.approx(np.ones(len(gain)))
+    assert actual[:, 0] + actual[:, 1] / 2 == pytest.approx((1 + np.array(gain)) / 2)
+    assert ((actual > 0).sum(axis=1) <= 2).all()  # between neighbours alone

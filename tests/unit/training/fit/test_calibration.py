@@ -35,23 +35,23 @@ def odds(n: int, spread: float = 1.5) -> Vector:
 def test_overconfident_win_rates_are_drawn_in() -> None:
     z = odds(4000)
     truth = sigmoid(z)
-    found, measured = calibrated(sigmoid(3 * z + 1), outcomes(truth), np.ones(len(z)), seed=0)
+    actual, measured = calibrated(sigmoid(3 * z + 1), outcomes(truth), np.ones(len(z)), seed=0)
     assert measured["applied"]
     assert measured["error_after"] < measured["error_before"] - measured["standard_error"]
-    assert found.scale == pytest.approx(1 / 3, rel=0.15)
-    assert np.abs(found.apply(sigmoid(3 * z + 1)) - truth).mean() < 0.02
-    assert found.std < 0.03
+    assert actual.scale == pytest.approx(1 / 3, rel=0.15)
+    assert np.abs(actual.apply(sigmoid(3 * z + 1)) - truth).mean() < 0.02
+    assert actual.std < 0.03
     assert json.loads(json.dumps(measured)) == {
         **{name: measured[name] for name in ("applied", "error_before", "error_after", "standard_error")},
-        **{"held_out": 4000, "scale": found.scale, "offset": found.offset, "std": found.std},
+        **{"held_out": 4000, "scale": actual.scale, "offset": actual.offset, "std": actual.std},
     }
 
 
 def test_win_rates_that_are_right_are_left_alone() -> None:
     z = odds(2000)
     kept = [calibrated(sigmoid(z), outcomes(sigmoid(z), seed), np.ones(len(z)), seed=seed) for seed in range(5)]
-    for found, measured in kept:
-        assert found.std < 0.05
+    for actual, measured in kept:
+        assert actual.std < 0.05
         assert measured["error_after"] >= measured["error_before"] - 2 * measured["standard_error"]
     assert sum(measured["applied"] for _, measured in kept) <= 1
     assert kept[0][0].scale == 1.0
@@ -59,16 +59,16 @@ def test_win_rates_that_are_right_are_left_alone() -> None:
 
 def test_a_ranking_that_is_the_wrong_way_round_is_flattened_and_not_turned() -> None:
     z = odds(2000)
-    found, _ = calibrated(sigmoid(z), outcomes(sigmoid(-z)), np.ones(len(z)), seed=0)
-    assert found.scale == pytest.approx(0.1)
-    assert (np.diff(found.apply(np.linspace(0, 1, 50))) > 0).all()
+    actual, _ = calibrated(sigmoid(z), outcomes(sigmoid(-z)), np.ones(len(z)), seed=0)
+    assert actual.scale == pytest.approx(0.1)
+    assert (np.diff(actual.apply(np.linspace(0, 1, 50))) > 0).all()
 
 
 def test_what_a_win_rate_is_off_by_is_measured_beyond_chance() -> None:
     z = odds(20_000)
     truth = 0.5 + 0.2 * np.sin(3 * z)  # no line through log-odds helps
-    found, _ = calibrated(sigmoid(z), outcomes(truth), np.ones(len(z)), seed=0)
-    assert 0.05 < found.std < 0.25
+    actual, _ = calibrated(sigmoid(z), outcomes(truth), np.ones(len(z)), seed=0)
+    assert 0.05 < actual.std < 0.25
 
 
 def test_few_comparisons_leave_more_doubt_than_many() -> None:
@@ -81,17 +81,17 @@ def test_few_comparisons_leave_more_doubt_than_many() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, LEAST_HELD_OUT - 1])
 def test_too_few_comparisons_say_nothing(n: int) -> None:
-    found, measured = calibrated(np.full(n, 0.9), np.zeros(n), np.ones(n), seed=0)
-    assert found == Calibration(1.0, 0.0, UNKNOWN_STD)
+    actual, measured = calibrated(np.full(n, 0.9), np.zeros(n), np.ones(n), seed=0)
+    assert actual == Calibration(1.0, 0.0, UNKNOWN_STD)
     assert (measured["applied"], measured["held_out"], measured["error_before"]) == (False, n, None)
 
 
 @pytest.mark.parametrize("outcome", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_one_sided_data_and_constant_rates_stay_finite(rate: float, outcome: float) -> None:
-    found, _ = calibrated(np.full(500, rate), np.full(500, outcome), np.ones(500), seed=0)
-    rates = found.apply(np.array([0.0, rate, 1.0]))
-    assert np.isfinite([found.scale, found.offset, found.std]).all()
+    actual, _ = calibrated(np.full(500, rate), np.full(500, outcome), np.ones(500), seed=0)
+    rates = actual.apply(np.array([0.0, rate, 1.0]))
+    assert np.isfinite([actual.scale, actual.offset, actual.std]).all()
     assert ((rates >= 0) & (rates <= 1)).all()
     assert abs(rates[1] - outcome) <= 0.05
 
@@ -117,9 +117,9 @@ def test_any_held_out_data_give_a_calibration_that_an_artifact_may_hold(seed: in
     draw = np.random.default_rng(seed)
     rates = sigmoid(np.clip(scale * draw.normal(size=150) + offset, -700, 700))
     outcome, weight = draw.random(150), draw.random(150) + 1e-6
-    found, _ = calibrated(rates, outcome, weight, seed=seed)
-    assert Calibration.from_dict(found.as_dict()) == found
-    assert calibrated(rates, outcome, weight, seed=seed)[0] == found
+    actual, _ = calibrated(rates, outcome, weight, seed=seed)
+    assert Calibration.from_dict(actual.as_dict()) == actual
+    assert calibrated(rates, outcome, weight, seed=seed)[0] == actual
 
 
 def test_what_is_held_out_differs_from_what_the_caller_holds_out_with_the_same_seed() -> None:

@@ -33,8 +33,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def comparisons(prompts: list[str], gain: Any, rating: Any = None) -> Comparisons:
     gain = np.asarray(gain, float)
-    found = Comparisons.from_labels(Labels(prompts, gain, np.ones(len(prompts)), ["golden"] * len(prompts)))
-    return found if rating is None else replace(found, rating=np.asarray(rating, float))
+    actual = Comparisons.from_labels(Labels(prompts, gain, np.ones(len(prompts)), ["golden"] * len(prompts)))
+    return actual if rating is None else replace(actual, rating=np.asarray(rating, float))
 
 
 def separable() -> Comparisons:

@@ -108,26 +108,26 @@ LADDER = [("p", f"m{a}", f"m{b}", 0.8) for a in range(12) for b in range(a)]  # 
 
 
 def test_strong_are_the_two_highest_of_ten_tiers_and_weak_the_third() -> None:
-    found = by_tier(comparisons(LADDER), tiers=10)
-    assert len(found.strong) >= 2
-    assert "m11" in found.strong
-    numbers = sorted(int(name[1:]) for name in found.strong + found.weak)
+    battles = by_tier(comparisons(LADDER), tiers=10)
+    assert len(battles.strong) >= 2
+    assert "m11" in battles.strong
+    numbers = sorted(int(name[1:]) for name in battles.strong + battles.weak)
     assert numbers == list(range(12 - len(numbers), 12))  # the best ones, none left out in between
-    assert max(int(name[1:]) for name in found.weak) == min(int(name[1:]) for name in found.strong) - 1
-    assert len(found.comparisons) == len(found.strong) * len(found.weak)
-    assert found.rows == len(LADDER)
+    assert max(int(name[1:]) for name in battles.weak) == min(int(name[1:]) for name in battles.strong) - 1
+    assert len(battles.comparisons) == len(battles.strong) * len(battles.weak)
+    assert battles.rows == len(LADDER)
 
 
 def test_outcomes_are_those_of_the_strong_one_whichever_side_it_stands_on() -> None:
     rows = [("p", "a", "c", 0.9), ("q", "c", "b", 0.25), ("r", "a", "b", 0.6), ("s", "c", "d", 0.9), ("t", "d", "a", 0)]
-    found = by_tier(comparisons(rows, weight=[1, 2, 3, 4, 5]))
-    assert (sorted(found.strong), found.weak) == (["a", "b"], ["c"])
-    labels = found.comparisons.labels()
+    battles = by_tier(comparisons(rows, weight=[1, 2, 3, 4, 5]))
+    assert (sorted(battles.strong), battles.weak) == (["a", "b"], ["c"])
+    labels = battles.comparisons.labels()
     assert labels.prompts == ["p", "q"]
     np.testing.assert_allclose(labels.gain, [0.8, 0.5])
     np.testing.assert_allclose(labels.weight, [1, 2])
-    assert found.comparisons.pair == ROLES
-    assert found.as_dict()["other_tiers"] == 3
+    assert battles.comparisons.pair == ROLES
+    assert battles.as_dict()["other_tiers"] == 3
 
 
 def test_a_pair_that_was_named_does_not_matter() -> None:

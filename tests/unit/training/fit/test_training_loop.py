@@ -100,14 +100,14 @@ def test_without_held_out_examples_the_last_weights_are_kept() -> None:
 def test_a_minibatch_in_parts_gives_the_same_step() -> None:
     no_dropout = torch.nn.Linear(2, 1)
     start = {name: value.clone() for name, value in no_dropout.state_dict().items()}
-    found = []
+    actual = []
     for tokens in (30, 10_000):
         no_dropout.load_state_dict(start)
         schedule = replace(QUICK, forward_tokens=tokens, max_steps=5)
         train(no_dropout, points(50), points(0), schedule, seed=0, device=CPU, progress=silent)
-        found.append(no_dropout.weight.detach().clone())
-    assert torch.allclose(found[0], found[1], atol=1e-6)
-    assert not torch.equal(found[0], start["weight"])
+        actual.append(no_dropout.weight.detach().clone())
+    assert torch.allclose(actual[0], actual[1], atol=1e-6)
+    assert not torch.equal(actual[0], start["weight"])
 
 
 def test_frozen_weights_stay_as_they_are() -> None:
@@ -154,9 +154,9 @@ def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> Non
 def test_an_epoch_holds_every_example_once(lengths: list[int], size: int, tokens: int) -> None:
     schedule = Schedule(learning_rate=0.1, epochs=1, minibatch=size)
     sizes = np.array(lengths)
-    found = list(shuffled(sizes, schedule, schedule.steps(len(lengths)), seed=1))
-    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
-    for rows in found:
+    items = list(shuffled(sizes, schedule, schedule.steps(len(lengths)), seed=1))
+    assert sorted(np.concatenate(items).tolist()) == list(range(len(lengths)))
+    for rows in items:
         pieces = list(parts(rows, sizes, tokens))
         assert sorted(np.concatenate(pieces).tolist()) == sorted(rows.tolist())
         assert all(len(piece) == 1 or len(piece) * sizes[piece].max() <= tokens for piece in pieces)

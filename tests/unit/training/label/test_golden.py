@@ -31,9 +31,9 @@ def pair(line: int, strong: str, weak: str) -> PairedAnswer:
 def test_the_better_answer_of_a_pair_is_preferred_and_equal_ones_are_ties() -> None:
     pairs = [pair(1, "4", "5"), pair(2, "5", "4"), pair(3, "4", "4"), pair(4, "5", "6"), pair(5, "4", "5")]
     gold = dict.fromkeys(("c-1", "c-2", "c-3", "c-4"), "4")
-    found = list(pair_outcomes(pairs, gold, GRADERS["numeric"]))
-    assert [(each.line, each.outcome) for each in found] == [(1, 1.0), (2, 0.0), (3, 0.5), (4, 0.5)]
-    assert (found[0].strong, found[0].weak, found[0].prompt) == ("big", "small", "prompt 1")
+    items = list(pair_outcomes(pairs, gold, GRADERS["numeric"]))
+    assert [(each.line, each.outcome) for each in items] == [(1, 1.0), (2, 0.0), (3, 0.5), (4, 0.5)]
+    assert (items[0].strong, items[0].weak, items[0].prompt) == ("big", "small", "prompt 1")
 
 
 def test_gold_answers_come_from_csv_and_json_lines(tmp_path: Path) -> None:

@@ -18,6 +18,6 @@ def test_a_random_router_is_judged_by_what_it_knows_not_by_what_it_drew() -> Non
     judged = Judged(prompts, gain, np.ones(40))
     parts = Parts(Comparisons.from_labels(labels(prompts, gain.tolist())), judged, judged)
     for seed in range(3):
-        found = measured(RandomRouter(seed), parts, [], ROLES, "", 0)
-        assert abs(found.evaluations["hold-out"][1]["qini"]) < 1e-12
-        assert found.evaluations["live pairs"][1]["apgr"] == pytest.approx(0.5)
+        actual = measured(RandomRouter(seed), parts, [], ROLES, "", 0)
+        assert abs(actual.evaluations["hold-out"][1]["qini"]) < 1e-12
+        assert actual.evaluations["live pairs"][1]["apgr"] == pytest.approx(0.5)

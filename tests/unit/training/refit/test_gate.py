@@ -69,18 +69,18 @@ def test_rates_that_send_everything_to_the_worse_model_are_behind_the_better_sin
 
 @settings(deadline=None)
 @given(primaries())
-def test_a_candidate_and_its_opposite_are_never_both_promoted(found: Primary) -> None:
-    turned = replace(found, candidate=1 - found.candidate)
-    assert not (decide(found).promote and decide(turned).promote)
-    if qini(found.candidate, found.gain, found.weight).value <= 0:
-        assert not decide(found).promote
+def test_a_candidate_and_its_opposite_are_never_both_promoted(primary: Primary) -> None:
+    turned = replace(primary, candidate=1 - primary.candidate)
+    assert not (decide(primary).promote and decide(turned).promote)
+    if qini(primary.candidate, primary.gain, primary.weight).value <= 0:
+        assert not decide(primary).promote
 
 
 @settings(deadline=None)
 @given(primaries())
-def test_the_same_ranking_is_never_promoted(found: Primary) -> None:
-    for same in (found.active, found.active**3, 0.5 + found.active / 4):
-        assert not decide(replace(found, candidate=same)).promote
+def test_the_same_ranking_is_never_promoted(primary: Primary) -> None:
+    for same in (primary.active, primary.active**3, 0.5 + primary.active / 4):
+        assert not decide(replace(primary, candidate=same)).promote
 
 
 @settings(deadline=None)
@@ -133,9 +133,9 @@ def test_the_best_of_many_candidates_has_to_be_better_by_more() -> None:
 def test_the_lift_is_what_apgr_is_above_one_half_in_points_of_quality() -> None:
     rates, gain = traffic(200)
     scores = np.round(rates, 1)
-    found = qini(scores, gain, np.ones(200))
-    assert 0.5 + found.value / gain.mean() == pytest.approx(apgr(scores, gain))
-    assert qini(-scores, gain, np.ones(200)).value == pytest.approx(-found.value)
+    estimate = qini(scores, gain, np.ones(200))
+    assert 0.5 + estimate.value / gain.mean() == pytest.approx(apgr(scores, gain))
+    assert qini(-scores, gain, np.ones(200)).value == pytest.approx(-estimate.value)
     assert qini(np.zeros(200), gain, np.ones(200)).value == pytest.approx(0)
 
 
@@ -143,8 +143,8 @@ def test_a_prompt_of_weight_two_counts_as_two() -> None:
     rates, gain = traffic(80)
     weight = np.where(np.arange(80) % 3 == 0, 2.0, 1.0)
     twice = np.repeat(np.arange(80), weight.astype(int))
-    found = qini(rates, gain, weight)
-    assert found.value == pytest.approx(qini(rates[twice], gain[twice], np.ones(len(twice))).value)
+    estimate = qini(rates, gain, weight)
+    assert estimate.value == pytest.approx(qini(rates[twice], gain[twice], np.ones(len(twice))).value)
     assert effective(np.ones(7)) == pytest.approx(7)
 
 

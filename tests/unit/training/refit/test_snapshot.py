@@ -42,8 +42,8 @@ ROWS = st.lists(
 
 @given(ROWS, st.floats(0, 1), st.integers(0, 9))
 def test_no_prompt_stands_on_both_sides_and_what_is_held_out_is_newer(rows: list[Row], share: float, seed: int) -> None:
-    found = split(snapshot(rows), share, seed)
-    fitted, held = {p.casefold() for p in found.fitted.prompts}, {p.casefold() for p in found.held.prompts}
+    parts = split(snapshot(rows), share, seed)
+    fitted, held = {p.casefold() for p in parts.fitted.prompts}, {p.casefold() for p in parts.held.prompts}
     everything = {row[0].casefold() for row in rows}
     assert fitted | held == everything
     assert not fitted & held
@@ -52,7 +52,7 @@ def test_no_prompt_stands_on_both_sides_and_what_is_held_out_is_newer(rows: list
     if fitted and held:
         assert max(first[text] for text in fitted) <= min(first[text] for text in held)
     again = split(snapshot(rows), share, seed)
-    assert (again.held.prompts, again.fitted.fingerprint()) == (found.held.prompts, found.fitted.fingerprint())
+    assert (again.held.prompts, again.fitted.fingerprint()) == (parts.held.prompts, parts.fitted.fingerprint())
 
 
 def test_prompts_that_came_at_once_are_drawn_by_the_seed() -> None:
@@ -63,17 +63,17 @@ def test_prompts_that_came_at_once_are_drawn_by_the_seed() -> None:
 
 def test_what_is_held_out_counts_each_prompt_once_by_the_mean_of_its_comparisons() -> None:
     rows = [("old", 0.5, 0, False), ("New  one", 1.0, 5, True), ("new one", 0.5, 6, False), ("new one", 0.0, 7, True)]
-    found = split(snapshot(rows), 0.5, 0)
-    assert (found.held.prompts, found.held.gain.tolist(), found.held.weight.tolist()) == (["New  one"], [0.0], [3.0])
-    assert (found.live.gain.tolist(), found.live.weight.tolist()) == ([0.0], [2.0])
-    assert found.fitted.prompts == ["old"]
+    parts = split(snapshot(rows), 0.5, 0)
+    assert (parts.held.prompts, parts.held.gain.tolist(), parts.held.weight.tolist()) == (["New  one"], [0.0], [3.0])
+    assert (parts.live.gain.tolist(), parts.live.weight.tolist()) == ([0.0], [2.0])
+    assert parts.fitted.prompts == ["old"]
 
 
 def test_other_models_on_a_held_out_prompt_are_not_fitted_on_and_do_not_judge() -> None:
     rows = [("old", 0.5, 0, False), ("new", 1.0, 5, False), ("new", 0.0, 1, False), ("elsewhere", 1.0, 9, False)]
-    found = split(snapshot(rows, model_b=[1, 1, 2, 2]), 0.5, 0)
-    assert found.held.gain.tolist() == [1.0]
-    assert set(found.fitted.prompts) == {"old", "elsewhere"}
+    parts = split(snapshot(rows, model_b=[1, 1, 2, 2]), 0.5, 0)
+    assert parts.held.gain.tolist() == [1.0]
+    assert set(parts.fitted.prompts) == {"old", "elsewhere"}
 
 
 def test_a_fingerprint_tells_when_and_whence_comparisons_came() -> None:
@@ -102,5 +102,5 @@ def test_models_are_known_by_key_upstream_name_and_what_data_call_them() -> None
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_all_or_nothing_may_be_held_out(share: float) -> None:
-    found = split(snapshot([("a", 1.0, 0, False), ("b", 0.0, 1, True)]), share, 0)
-    assert (len(found.held), len(found.fitted)) == (2 * share, 2 - 2 * share)
+    parts = split(snapshot([("a", 1.0, 0, False), ("b", 0.0, 1, True)]), share, 0)
+    assert (len(parts.held), len(parts.fitted)) == (2 * share, 2 - 2 * share)

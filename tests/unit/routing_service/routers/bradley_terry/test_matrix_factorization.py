@@ -64,10 +64,10 @@ def test_a_pair_scores_as_the_published_formula_does(encoder: WordEncoder) -> No
     router = fit(by_topic(200))
     vectors = encoder.encode([ALGEBRA, COLOUR])
     pairs = [("m3", "m0"), ("m1", "m2"), ("m2", "m2")]
-    found = router.raw_win_rates([ALGEBRA, COLOUR], pairs)
+    actual = router.raw_win_rates([ALGEBRA, COLOUR], pairs)
     for row, vector in enumerate(vectors):
         for column, pair in enumerate(pairs):
-            assert found[row, column] == pytest.approx(published(router, vector, *pair), abs=1e-6)
+            assert actual[row, column] == pytest.approx(published(router, vector, *pair), abs=1e-6)
 
 
 def test_strengths_and_folded_pairs_agree(encoder: WordEncoder) -> None:
@@ -146,8 +146,8 @@ def test_few_and_one_sided_comparisons_give_rates_between_0_and_1(
     encoder: WordEncoder, rows: list[tuple[str, str, str, float]]
 ) -> None:
     router = fit(comparisons(rows), options=replace(SHORT, calibration_share=0.2))
-    found = router.win_rates(["p", "", "q r s", *ODD], "a", "b")
-    assert ((found > 0) & (found < 1)).all()
+    actual = router.win_rates(["p", "", "q r s", *ODD], "a", "b")
+    assert ((actual > 0) & (actual < 1)).all()
     json.dumps(router.explain("p"))
 
 

@@ -188,8 +188,8 @@ def test_calibration_holds_for_a_pair_named_either_way_and_not_between_equals() 
 
 
 def test_a_calibration_saved_as_whole_numbers_is_applied_however_large() -> None:
-    found = Calibration.from_dict({"scale": 2, "offset": 2**63, "std": 0})
-    assert found.apply(np.array([0.5]), [1]).tolist() == [1.0]
+    calibration = Calibration.from_dict({"scale": 2, "offset": 2**63, "std": 0})
+    assert calibration.apply(np.array([0.5]), [1]).tolist() == [1.0]
 
 
 def test_the_strong_one_of_a_named_pair_is_the_stronger_whatever_its_tier() -> None:

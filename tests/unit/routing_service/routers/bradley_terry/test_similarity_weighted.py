@@ -52,7 +52,7 @@ def fit(data: Comparisons, *, options: SimilarityWeightedOptions = PLAIN, seed: 
 def reference(router: SimilarityWeightedRouter, vectors: Floats) -> Vector:
     """Strengths (prompts, tiers) as RouteLLM finds them: one logistic regression a prompt over all battles, doubled."""
     memory, tiers = router.memory, np.array(router.rated.tiers)
-    n, found = len(memory.prompt), []
+    n, actual = len(memory.prompt), []
     rows = np.arange(n)
     design = np.zeros((n, router.rated.tier_count))
     design[rows, tiers[memory.model_a]] = np.log(10)
@@ -60,8 +60,8 @@ def reference(router: SimilarityWeightedRouter, vectors: Floats) -> Vector:
     for vector in vectors.astype(float):
         similarity = (memory.vectors.astype(float) @ vector)[memory.prompt]
         weight = 10 * 10 ** (similarity / similarity.max()) * memory.weight * 2
-        found.append(_logistic(design, memory.outcome.astype(float), weight) * np.log(10))
-    return np.array(found)
+        actual.append(_logistic(design, memory.outcome.astype(float), weight) * np.log(10))
+    return np.array(actual)
 
 
 def _logistic(design: Vector, outcome: Vector, weight: Vector) -> Vector:
@@ -75,8 +75,8 @@ def _logistic(design: Vector, outcome: Vector, weight: Vector) -> Vector:
         return curve
 
     start = np.zeros(design.shape[1])
-    found: Vector = minimize(loss, start, jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-7}).x
-    return found
+    actual: Vector = minimize(loss, start, jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-7}).x
+    return actual
 
 
 def _sigmoid(x: Vector) -> Vector:
@@ -97,10 +97,10 @@ def test_win_rates_are_those_of_the_full_problem_solved_tightly(encoder: WordEnc
     prompts = [ALGEBRA, COLOUR, "algebra and colour", *data.prompts[:20]]
     vectors = encoder.encode(prompts)
     expected = reference(router, vectors)
-    found = router.tier_strengths(vectors)
+    strengths = router.tier_strengths(vectors)
     top = router.rated.tier_count - 1
-    assert rates(found, top, 0) == pytest.approx(rates(expected, top, 0), abs=1e-6)
-    assert rates(found, top, top // 2) == pytest.approx(rates(expected, top, top // 2), abs=1e-6)
+    assert rates(strengths, top, 0) == pytest.approx(rates(expected, top, 0), abs=1e-6)
+    assert rates(strengths, top, top // 2) == pytest.approx(rates(expected, top, top // 2), abs=1e-6)
 
 
 def test_comparisons_inside_a_tier_count_as_they_do_in_routellm(encoder: WordEncoder) -> None:
@@ -110,8 +110,8 @@ def test_comparisons_inside_a_tier_count_as_they_do_in_routellm(encoder: WordEnc
     inside = tiers[router.memory.model_a] == tiers[router.memory.model_b]
     assert inside.mean() > 0.3
     vectors = encoder.encode(data.prompts[:30])
-    found = rates(router.tier_strengths(vectors), 1, 0)
-    assert found == pytest.approx(rates(reference(router, vectors), 1, 0), abs=1e-6)
+    actual = rates(router.tier_strengths(vectors), 1, 0)
+    assert actual == pytest.approx(rates(reference(router, vectors), 1, 0), abs=1e-6)
 
 
 def test_blocks_and_minibatches_do_not_change_a_win_rate(encoder: WordEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,15 +183,15 @@ def test_each_prompt_is_embedded_once(encoder: WordEncoder) -> None:
 
 def test_an_explanation_names_the_nearest_comparisons(encoder: WordEncoder) -> None:
     router = fit(by_topic(300))
-    found = router.explain(ALGEBRA)
-    assert (found["router"], found["strong"], found["weak"]) == ("similarity_weighted", "m3", "m0")
-    assert found["win_rate"] == pytest.approx(float(router.win_rates([ALGEBRA], "m3", "m0")[0]))
-    nearest = found["comparisons"]
+    explanation = router.explain(ALGEBRA)
+    assert (explanation["router"], explanation["strong"], explanation["weak"]) == ("similarity_weighted", "m3", "m0")
+    assert explanation["win_rate"] == pytest.approx(float(router.win_rates([ALGEBRA], "m3", "m0")[0]))
+    nearest = explanation["comparisons"]
     assert len(nearest) == 10
     assert all("algebra" in one["prompt"] for one in nearest[:3])
     assert nearest[0]["weight"] == pytest.approx(100, rel=1e-4)
     assert [one["similarity"] for one in nearest] == sorted((one["similarity"] for one in nearest), reverse=True)
-    assert [tier["models"] for tier in found["tiers"]] == [["m0"], ["m1"], ["m2"], ["m3"]]
+    assert [tier["models"] for tier in explanation["tiers"]] == [["m0"], ["m1"], ["m2"], ["m3"]]
 
 
 def test_of_many_comparisons_on_a_prompt_those_of_the_models_in_question_are_shown(encoder: WordEncoder) -> None:
@@ -259,8 +259,8 @@ def test_few_and_one_sided_comparisons_give_rates_between_0_and_1(
     encoder: WordEncoder, rows: list[tuple[str, str, str, float]]
 ) -> None:
     router = fit_with_share(comparisons(rows), share=0.2)
-    found = router.win_rates(["p", "", "q r s", *ODD], "a", "b")
-    assert ((found > 0) & (found < 1)).all()
+    actual = router.win_rates(["p", "", "q r s", *ODD], "a", "b")
+    assert ((actual > 0) & (actual < 1)).all()
     json.dumps(router.explain("p"))
 
 

@@ -35,12 +35,12 @@ def loss_of(given: Battles, strength: npt.NDArray[np.float64]) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_strengths_are_those_of_the_greatest_likelihood(seed: int) -> None:
     given = drawn(5, 200, seed)
-    found = solve(total_wins(*given, 5))
+    solution = solve(total_wins(*given, 5))
     reference = minimize(
         lambda x: loss_of(given, x), np.zeros(5), method="BFGS", options={"gtol": 1e-9, "xrtol": 1e-12}
     )
-    assert found == pytest.approx(reference.x, abs=1e-5)
-    assert loss_of(given, found) <= reference.fun + 1e-9
+    assert solution == pytest.approx(reference.x, abs=1e-5)
+    assert loss_of(given, solution) <= reference.fun + 1e-9
 
 
 def test_two_rivals_differ_by_the_logarithm_of_their_odds() -> None:

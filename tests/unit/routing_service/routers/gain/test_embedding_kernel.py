@@ -91,8 +91,8 @@ def test_the_estimate_is_that_of_kernel_ridge_with_the_cosine(encoder: WordEncod
 def test_landmarks_come_close_to_the_exact_solution(encoder: WordEncoder, data: Labels) -> None:
     prompts = sums(40, seed=7).prompts
     near = GainOptions(embedding_kernel=0.3, exact_rows=0, landmarks=150, calibration_share=0)
-    for exact, found in zip(fitted(data).gains(prompts), fitted(data, near).gains(prompts), strict=True):
-        assert found == pytest.approx(exact, abs=0.02)
+    for exact, actual in zip(fitted(data).gains(prompts), fitted(data, near).gains(prompts), strict=True):
+        assert actual == pytest.approx(exact, abs=0.02)
 
 
 def test_a_prompt_unlike_all_labels_is_less_certain(encoder: WordEncoder, data: Labels) -> None:

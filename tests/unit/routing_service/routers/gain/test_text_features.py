@@ -58,49 +58,49 @@ def test_word_lists_share_no_word(lists: dict[str, str]) -> None:
 @pytest.mark.parametrize("form", ["{}. ", "{}) ", "({}) "])
 def test_answer_options_are_read_in_their_usual_forms(form: str) -> None:
     lines = [form.format(letter) + text for letter, text in zip("ABC", ["4", "a fox", "the fox"], strict=True)]
-    found = of("How many?\n" + "\n".join(lines) + "\nAnswer:")
-    assert found["options: count"] == 3
-    assert found["options: numeric share"] == pytest.approx(1 / 3)
-    assert np.expm1(found["options: longest"]) == pytest.approx(7)
-    assert found["ends in a question"] == 1
-    assert np.expm1(found["stem length"]) == pytest.approx(9)
+    actual = of("How many?\n" + "\n".join(lines) + "\nAnswer:")
+    assert actual["options: count"] == 3
+    assert actual["options: numeric share"] == pytest.approx(1 / 3)
+    assert np.expm1(actual["options: longest"]) == pytest.approx(7)
+    assert actual["ends in a question"] == 1
+    assert np.expm1(actual["stem length"]) == pytest.approx(9)
 
 
 def test_numbers_are_counted_and_ranged() -> None:
-    found = of("In 1999 she paid 1,250.50 for 3 and 3 more, see 1.2.3")
-    assert found["numbers: count"] == 5
-    assert np.expm1(found["numbers: largest"]) == pytest.approx(1999)
-    assert np.expm1(found["numbers: smallest"]) == pytest.approx(3)
-    assert found["numbers: years"] == 1
-    assert found["numbers: at least 100"] == 2
-    assert found["numbers: decimals"] == 2
+    actual = of("In 1999 she paid 1,250.50 for 3 and 3 more, see 1.2.3")
+    assert actual["numbers: count"] == 5
+    assert np.expm1(actual["numbers: largest"]) == pytest.approx(1999)
+    assert np.expm1(actual["numbers: smallest"]) == pytest.approx(3)
+    assert actual["numbers: years"] == 1
+    assert actual["numbers: at least 100"] == 2
+    assert actual["numbers: decimals"] == 2
 
 
 def test_digits_and_quantities_are_counted() -> None:
-    found = of("She pays 1,250.50 for 300 and 0.05 for two more. Is it half?")
-    assert np.expm1(found["numbers: significant digits"]) == pytest.approx(5 + 1 + 1)
-    assert found["numbers: most significant digits"] == 5
-    assert found["numbers: round"] == pytest.approx(2 / 3)
-    assert np.expm1(found["quantities: count"]) == pytest.approx(3 + 1)
-    assert found["quantities: a sentence"] == pytest.approx(4 / 5)  # every full stop and question mark ends one
-    assert found["quantities: range"] == pytest.approx(np.log(1251.5 / 1.05))
+    actual = of("She pays 1,250.50 for 300 and 0.05 for two more. Is it half?")
+    assert np.expm1(actual["numbers: significant digits"]) == pytest.approx(5 + 1 + 1)
+    assert actual["numbers: most significant digits"] == 5
+    assert actual["numbers: round"] == pytest.approx(2 / 3)
+    assert np.expm1(actual["quantities: count"]) == pytest.approx(3 + 1)
+    assert actual["quantities: a sentence"] == pytest.approx(4 / 5)  # every full stop and question mark ends one
+    assert actual["quantities: range"] == pytest.approx(np.log(1251.5 / 1.05))
     assert of("none")["quantities: range"] == of("none")["numbers: round"] == 0
 
 
 def test_a_word_of_two_lists_counts_in_both() -> None:
-    found = of("half as much, and twice as much as that")
-    assert np.expm1(found["word list: rates"]) == pytest.approx(4)  # half, much, twice, much
-    assert np.expm1(found["words: fractions"]) == pytest.approx(1)
-    assert np.expm1(found["words: multiples"]) == pytest.approx(1)
-    assert np.expm1(found["words: as"]) == pytest.approx(3)
+    actual = of("half as much, and twice as much as that")
+    assert np.expm1(actual["word list: rates"]) == pytest.approx(4)  # half, much, twice, much
+    assert np.expm1(actual["words: fractions"]) == pytest.approx(1)
+    assert np.expm1(actual["words: multiples"]) == pytest.approx(1)
+    assert np.expm1(actual["words: as"]) == pytest.approx(3)
 
 
 def test_characters_and_words_are_counted() -> None:
-    found = of("Is 日本 a Court? A court.")
-    assert np.expm1(found["character '?'"]) == pytest.approx(1)
-    assert found["capitals"] == pytest.approx(3 / 24)
-    assert found["non-ASCII"] == pytest.approx(2 / 24)
-    assert np.expm1(found["word list: law"]) == pytest.approx(2)
+    actual = of("Is 日本 a Court? A court.")
+    assert np.expm1(actual["character '?'"]) == pytest.approx(1)
+    assert actual["capitals"] == pytest.approx(3 / 24)
+    assert actual["non-ASCII"] == pytest.approx(2 / 24)
+    assert np.expm1(actual["word list: law"]) == pytest.approx(2)
 
 
 def vocabulary_of(texts: list[str], min_count: int = 2, max_terms: int = 1000) -> Vocabulary:

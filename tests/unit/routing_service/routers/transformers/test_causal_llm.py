@@ -109,9 +109,9 @@ def test_minibatches_hold_every_row_once_within_their_tokens(lengths: list[int],
     tensor = torch.zeros(1, 1, 3, 1)
     prefix = Prefix([7, 7, 7], [(tensor, tensor)])
     rows = [[7] * min(3, n) + [1] * n for n in lengths]
-    found = list(minibatches(rows, prefix, tokens))
-    assert sorted(i for one in found for i in one.rows) == list(range(len(rows)))
-    for one in found:
+    items = list(minibatches(rows, prefix, tokens))
+    assert sorted(i for one in items for i in one.rows) == list(range(len(rows)))
+    for one in items:
         longest = max(len(rows[i]) for i in one.rows)
         assert len(one.rows) == 1 or len(one.rows) * (longest - one.shared) <= tokens
         assert one.shared == prefix.shared_by([rows[i] for i in one.rows])
@@ -280,8 +280,8 @@ class Block(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         normal = self.norm(values)
-        found: Tensor = self.out(torch.relu(self.left(normal) + self.right(normal)))
-        return found
+        actual: Tensor = self.out(torch.relu(self.left(normal) + self.right(normal)))
+        return actual
 
 
 def both(seed: int = 0) -> tuple[Block, nn.Module, Tensor]:
@@ -305,10 +305,10 @@ def test_this_machine_has_the_kernel() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_integers_are_near_the_floats(seed: int) -> None:
     block, integers, values = both(seed)
-    exact, found = block(values), integers(values)
-    assert found.shape == exact.shape
-    assert (found - exact).norm() < 0.05 * exact.norm()
-    assert not torch.equal(found, exact)
+    exact, actual = block(values), integers(values)
+    assert actual.shape == exact.shape
+    assert (actual - exact).norm() < 0.05 * exact.norm()
+    assert not torch.equal(actual, exact)
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
