@@ -77,6 +77,7 @@ def test_a_batch_that_waits_for_probes_goes_on_without_those_of_a_model_that_is_
     assert replan(stage.database, stage.settings, price_book(stage.settings), batch_id)
     stage.pump()
     assert stage.states() == {"scored": 10, "succeeded": 40}
+    stage.pump()  # on a busy machine the last one may have ended before it looked at what was left
     assert stage.rows("select paused from batches") == [("model_refused",)]
 
 
