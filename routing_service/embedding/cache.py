@@ -2,8 +2,8 @@
 
 One SQLite file for all encoders and processes. What is wrong with it costs a warning and the cache, never a result.
 Vectors are stored, and given to routers whether stored or not, rounded to float16: a text always has the same vector.
-The library for this, diskcache, is not taken: it can be made to unpickle what lies in its directory, has had no release
-since 2023, and writes at 2.5 times the time.
+The library for this, diskcache, is not taken: it can be made to unpickle what lies in its directory (CVE-2025-69872, no
+fix), has had no release since 2023, and would save few lines.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The forward pass of a sequence classifier: torch in float32 (bfloat16 on CUDA), or 8-bit integers on a CPU.
 
-In integers the encoder is the graph of `embedding.int8_graph`, in which a prompt's logits do not depend on those beside
+In integers the encoder is the graph of `embedding.int8`, in which a prompt's logits do not depend on those beside
 it, and the head, which is small, stays in float32. torch is not needed for it.
 """
 
